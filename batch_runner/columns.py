@@ -1,0 +1,197 @@
+"""The columns that the output adds: their names, types, sets, and what a result puts in them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from batch_runner.errors import JobError
+from batch_runner.job import ColumnSet, JobSpec
+from batch_runner.records import Column, ColumnKind, Completion, RowResult, RowStatus, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A row as the output shows it: its result, or why it has none."""
+
+    status: RowStatus
+    code: str | None = None
+    message: str | None = None
+    result: RowResult | None = None
+    cost: Decimal | None = None
+    """Dollars for all attempts of known usage; None when unpriced or unknown."""
+    source: str = ""
+    answer: Any = None
+    """The parsed JSON answer, for JSON columns."""
+
+
+_NOTHING = Usage()
+
+
+def _usage(ending: Ending) -> Usage:
+    result = ending.result
+    return result.final_usage or _NOTHING if result is not None else _NOTHING
+
+
+def _completion(ending: Ending) -> Completion | None:
+    result = ending.result
+    return result.ending if result is not None and isinstance(result.ending, Completion) else None
+
+
+def _text(ending: Ending) -> str | None:
+    if ending.result is None:
+        return None
+    return ending.result.ending.text or None
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+
+
+def _of_result(read: Callable[[RowResult], Any]) -> Callable[[Ending], Any]:
+    return lambda ending: read(ending.result) if ending.result is not None else None
+
+
+def _tool_calls(ending: Ending) -> Any:
+    completion = _completion(ending)
+    return list(completion.tool_calls) if completion and completion.tool_calls else None
+
+
+def _reasoning(ending: Ending) -> str | None:
+    completion = _completion(ending)
+    return completion.reasoning if completion else None
+
+
+K = ColumnKind
+_STANDARD: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
+    "output": (K.TEXT, _text),
+    "status": (K.TEXT, lambda e: str(e.status)),
+    "error_code": (K.TEXT, lambda e: str(e.code) if e.code else None),
+    "error": (K.TEXT, lambda e: e.message),
+    "input_tokens": (K.INTEGER, lambda e: _usage(e).input_tokens),
+    "cached_tokens": (K.INTEGER, lambda e: _usage(e).cached_tokens),
+    "output_tokens": (K.INTEGER, lambda e: _usage(e).output_tokens),
+    "reasoning_tokens": (K.INTEGER, lambda e: _usage(e).reasoning_tokens),
+    "total_tokens": (K.INTEGER, lambda e: _usage(e).total_tokens),
+    "cost_usd": (K.NUMBER, lambda e: float(e.cost) if e.cost is not None else None),
+    "model": (K.TEXT, _of_result(lambda r: r.model)),
+    "attempts": (K.COUNT, _of_result(lambda r: r.attempts)),
+    "latency_s": (
+        K.NUMBER,
+        _of_result(lambda r: None if r.latency_seconds is None else round(r.latency_seconds, 3)),
+    ),
+    "tool_calls": (K.JSON, _tool_calls),
+    "source_file": (K.TEXT, lambda e: e.source),
+}
+_FULL: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
+    "cache_write_tokens": (K.INTEGER, lambda e: _usage(e).cache_write_tokens),
+    "reasoning": (K.TEXT, _reasoning),
+    "billing_unknown": (K.COUNT, _of_result(lambda r: sum(r.unknown.values()))),
+    "finish_reason": (K.TEXT, _of_result(lambda r: r.finish_reason)),
+    "service_tier": (K.TEXT, _of_result(lambda r: r.service_tier)),
+    "response_id": (K.TEXT, _of_result(lambda r: r.response_id)),
+    "request_key": (K.TEXT, _of_result(lambda r: r.key.hex())),
+    "run_id": (K.TEXT, _of_result(lambda r: r.run_id)),
+    "started_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.started_at))),
+    "finished_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.finished_at))),
+    "raw": (K.TEXT, _of_result(lambda r: _json(r.reply))),
+}
+_ALL = {**_STANDARD, **_FULL}
+_MINIMAL = ("output", "status", "error_code")
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputColumns:
+    """The added columns of one job, and the cells an ending puts in them."""
+
+    columns: tuple[Column, ...]
+    cells: Callable[[Ending], Sequence[Any]]
+
+
+def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
+    """The columns the job asks for, in the order of the reference table, JSON columns last."""
+    names = _chosen(job, many_files=many_files)
+    pointers = job.json.columns
+    columns = [Column(name=job.output.prefix + n, kind=_ALL[n][0]) for n in names]
+    columns += [Column(name=c, kind=_json_kind(job, p)) for p, c in pointers.items()]
+    _check_unique(job, columns)
+    readers = [_ALL[name][1] for name in names]
+
+    def cells(ending: Ending) -> list[Any]:
+        row = [read(ending) for read in readers]
+        row += [at_pointer(ending.answer, pointer) for pointer in pointers]
+        return row
+
+    return OutputColumns(columns=tuple(columns), cells=cells)
+
+
+def _chosen(job: JobSpec, *, many_files: bool) -> tuple[str, ...]:
+    chosen = job.output.columns
+    if isinstance(chosen, tuple):
+        for name in chosen:
+            if name not in _ALL:
+                raise JobError(
+                    f"{job.origin}: output.columns: unknown column {name!r}",
+                    hint=f"names without the prefix: {', '.join(_ALL)}",
+                )
+        return chosen
+    if chosen is ColumnSet.MINIMAL:
+        return _MINIMAL
+    left_out = set()
+    if "tools" not in job.request:
+        left_out.add("tool_calls")
+    if not many_files:
+        left_out.add("source_file")
+    names = _STANDARD if chosen is ColumnSet.STANDARD else _ALL
+    return tuple(name for name in names if name not in left_out)
+
+
+def _check_unique(job: JobSpec, columns: Sequence[Column]) -> None:
+    seen: set[str] = set()
+    for column in columns:
+        if column.name in seen:
+            raise JobError(f"{job.origin}: output: two new columns are called {column.name!r}")
+        seen.add(column.name)
+
+
+def _json_kind(job: JobSpec, pointer: str) -> ColumnKind:
+    """The type that the schema states for the value at `pointer`; JSON where it states none."""
+    schema: Any = job.json.schema
+    for step in _steps(pointer):
+        if not isinstance(schema, Mapping):
+            return K.JSON
+        properties = schema.get("properties")
+        schema = properties.get(step) if isinstance(properties, Mapping) else schema.get("items")
+    stated = schema.get("type") if isinstance(schema, Mapping) else None
+    types = {str(t) for t in (stated if isinstance(stated, list) else [stated]) if t != "null"}
+    return _KINDS.get(types.pop(), K.JSON) if len(types) == 1 else K.JSON
+
+
+_KINDS = {
+    "string": K.TEXT,
+    "integer": K.INTEGER,
+    "number": K.NUMBER,
+    "boolean": K.BOOLEAN,
+}
+
+
+def at_pointer(value: Any, pointer: str) -> Any:
+    """The value at a JSON pointer (RFC 6901); None where there is none."""
+    for step in _steps(pointer):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _steps(pointer: str) -> list[str]:
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]

@@ -1,0 +1,85 @@
+"""Input and journal become the output file: a pure function of both, possible at any time."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batch_runner.atomic import publish
+from batch_runner.columns import Ending
+from batch_runner.records import Failure, Row, RowStatus
+from batch_runner.tables import compressed, format_of
+from batch_runner.work import Work
+
+
+@dataclass(slots=True, kw_only=True)
+class Exported:
+    """What the output file holds."""
+
+    statuses: Counter[RowStatus] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    reused: int = 0
+    """Answered rows that an earlier run had finished."""
+    formula_cells: int = 0
+    damaged: int = 0
+    """Rows whose stored result no longer passes its checksum; they are pending again."""
+
+
+def export(work: Work, path: Path, *, partial: bool = False) -> Exported:
+    """`path` holds every input row with its new cells; it appears only when whole.
+
+    `partial` leaves out rows that are not finished. Raises StorageError when it cannot be written.
+    """
+    exported = Exported()
+
+    def answer(row: Row) -> Sequence[Any] | None:
+        ending = _ending(work, row, exported)
+        if partial and ending.status is RowStatus.PENDING:
+            return None
+        exported.statuses[ending.status] += 1
+        if ending.code:
+            exported.codes[str(ending.code)] += 1
+        return work.columns.cells(ending)
+
+    with publish(path) as file, compressed(file, path) as target:
+        report = work.table.write_back(
+            target,
+            format=format_of(path),
+            columns=work.columns.columns,
+            answer=answer,
+            escape_formulas=work.job.output.csv_formulas == "escape",
+            delimiter="\t" if path.suffix == ".tsv" else None,
+        )
+    exported.formula_cells = report.formula_cells
+    return exported
+
+
+def _ending(work: Work, row: Row, exported: Exported) -> Ending:
+    """How the row stands; what is unusual about it is counted in `exported`."""
+    if not work.plan.has_request(row.index):
+        return _unsendable(work, row)
+    entry = work.replay.index.entry(work.plan.entries[row.index])
+    result = None if entry is None else work.replay.load(entry)
+    if entry is None or result is None:
+        exported.damaged += entry is not None
+        return Ending(status=RowStatus.PENDING, source=row.source)
+    if entry.file < work.earlier_segments and result.status is not RowStatus.FAILED:
+        exported.reused += 1
+    return Ending(
+        status=result.status,
+        code=result.code,
+        message=result.ending.message,
+        result=result,
+        cost=work.biller.cost(result),
+        source=row.source,
+        answer=work.schema.value(result.ending.text) if work.schema is not None else None,
+    )
+
+
+def _unsendable(work: Work, row: Row) -> Ending:
+    failure = work.builder.build(row)
+    assert isinstance(failure, Failure)  # noqa: S101  # the plan found none to send for this row
+    return Ending(
+        status=failure.status, code=failure.code, message=failure.message, source=row.source
+    )

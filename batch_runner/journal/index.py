@@ -1,0 +1,149 @@
+"""Which results the journal holds and where: about 40 bytes a row.
+
+A dict of keys costs 150 to 200 bytes a row. Here keys lie end to end in one bytearray and a table
+of 4-byte entry numbers finds them by open addressing. Keys are hashes already, so their own bits
+choose the slot. numpy would not pay: rows come one at a time.
+"""
+
+from array import array
+from dataclasses import dataclass
+from sys import byteorder
+
+from batch_runner.records import KEY_BYTES, RowStatus
+
+
+_ANSWERS = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
+_OFFSET_BITS = 44
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+_LENGTH_BITS = 32
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+_NO_RESULT = 0
+_FIRST_SLOTS = 1024
+_FILL = 0.7
+"""The table grows when it is fuller than this; a miss then takes three steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The result that counts for one key: how it ended, and the line that holds the rest."""
+
+    number: int
+    """Stays the same while the index lives: 4 bytes are enough to remember it."""
+    status: RowStatus
+    code: str | None
+    file: int
+    """Position of the segment in `Index.files`."""
+    offset: int
+    length: int
+    """Of the line, without its newline."""
+
+
+class Index:
+    """Key to the result that counts: the latest answer, or the latest failure if there is none."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        """Names of the segments that entries point into."""
+        self._keys = bytearray()
+        self._places = array("Q")  # file number above the lowest 44 bits, offset in them
+        self._shapes = array("Q")  # ending number above the lowest 32 bits, length in them
+        self._endings: list[tuple[RowStatus, str | None]] = [(RowStatus.PENDING, None)]
+        self._ending_numbers = {self._endings[0]: _NO_RESULT}
+        self._is_answer = [False]  # by ending
+        self._table = array("I", bytes(4 * _FIRST_SLOTS))  # entry number + 1; 0: free
+
+    def __len__(self) -> int:
+        """Keys known, with a result or without."""
+        return len(self._places)
+
+    def add(self, key: bytes) -> int:
+        """The key's entry number: a new one, counting from 0, if the key is new."""
+        slot = self._slot(key)
+        if taken := self._table[slot]:
+            return taken - 1
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+        self._keys += key
+        self._places.append(0)
+        self._shapes.append(_NO_RESULT)
+        count = self._table[slot] = len(self._places)
+        if count > _FILL * len(self._table):
+            self._grow()
+        return count - 1
+
+    def number(self, key: bytes) -> int | None:
+        """The key's entry number; None when the key was never added."""
+        taken = self._table[self._slot(key)]
+        return taken - 1 if taken else None
+
+    def key(self, number: int) -> bytes:
+        return bytes(self._keys[number * KEY_BYTES : (number + 1) * KEY_BYTES])
+
+    def entry(self, number: int) -> Entry | None:
+        """None when the key has no result yet."""
+        shape = self._shapes[number]
+        if shape == _NO_RESULT:
+            return None
+        status, code = self._endings[shape >> _LENGTH_BITS]
+        place = self._places[number]
+        return Entry(
+            number=number,
+            status=status,
+            code=code,
+            file=place >> _OFFSET_BITS,
+            offset=place & _OFFSET_MASK,
+            length=shape & _LENGTH_MASK,
+        )
+
+    def find(self, key: bytes) -> Entry | None:
+        number = self.number(key)
+        return None if number is None else self.entry(number)
+
+    def open_file(self, name: str) -> int:
+        """The file number of a segment from which results are recorded next."""
+        self.files.append(name)
+        return len(self.files) - 1
+
+    def ending(self, status: RowStatus, code: str | None) -> int:
+        """A number for the pair: a job has few different ones."""
+        number = self._ending_numbers.get((status, code))
+        if number is None:
+            number = self._ending_numbers[status, code] = len(self._endings)
+            self._endings.append((status, code))
+            self._is_answer.append(status in _ANSWERS)
+        return number
+
+    def record(self, key: bytes, ending: int, file: int, offset: int, length: int) -> int:
+        """The key's entry number; this result is its entry now, unless a failure follows an answer."""
+        number = self.add(key)
+        before = self._shapes[number] >> _LENGTH_BITS
+        if not self._is_answer[before] or self._is_answer[ending]:
+            self._places[number] = file << _OFFSET_BITS | offset
+            self._shapes[number] = ending << _LENGTH_BITS | length
+        return number
+
+    def _slot(self, key: bytes) -> int:
+        """Where the table holds the key's entry, or would."""
+        table = self._table
+        keys = self._keys
+        mask = len(table) - 1
+        slot = int.from_bytes(key[:8], byteorder) & mask
+        step = 1
+        while (taken := table[slot]) and keys[(taken - 1) * KEY_BYTES : taken * KEY_BYTES] != key:
+            slot = (slot + step) & mask  # steps of 1, 2, 3 ... reach every slot of a power of two
+            step += 1
+        return slot
+
+    def _grow(self) -> None:
+        """The table has twice the slots."""
+        size = 2 * len(self._table)
+        self._table = table = array("I", bytes(4 * size))
+        mask = size - 1
+        with memoryview(self._keys) as keys, keys.cast("Q") as halves:
+            for count, bits in enumerate(halves[::2], 1):
+                slot = bits & mask
+                step = 1
+                while table[slot]:
+                    slot = (slot + step) & mask
+                    step += 1
+                table[slot] = count

@@ -1,0 +1,252 @@
+"""What the lines of the journal say: header, intent, result, end; values to JSON and back.
+
+The key comes first, then status and code, at fixed places: recovery reads them without parsing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batch_runner.errors import UsageError
+from batch_runner.records import (
+    Billed,
+    Completion,
+    Failure,
+    RowResult,
+    RowStatus,
+    UnknownBilling,
+    Usage,
+)
+from batch_runner.responses import read_output
+
+
+FORMAT = 1
+"""Raised when a reader of the old format would misread the new one."""
+
+HEADER = b'{"header":'
+INTENT = b'{"intent":"'
+RESULT = b'{"result":"'
+END = b'{"end":'
+
+KEY_AT = slice(len(RESULT), len(RESULT) + 32)
+"""Where intents and results hold their key, as 32 hex digits."""
+STATE_FROM = KEY_AT.stop
+STATE_UNTIL = b',"row":'
+"""A result's status and code stand between `STATE_FROM` and the first `STATE_UNTIL` after it."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An attempt about to be sent: enough to say later what it may have cost at most."""
+
+    key: bytes
+    attempt: int
+    row: int
+    model: str
+    request_bytes: int
+    max_output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The first line of a segment: which process wrote it."""
+
+    segment: int
+    first: int
+    """The process's first segment. With `run_id` it tells processes apart."""
+    run_id: str
+    tool_version: str
+    started_at: float
+    """Unix time, for people."""
+    settings: Mapping[str, Any]
+    """What the run was asked to do, for people."""
+    format: int = FORMAT
+
+
+def header_body(header: Header) -> bytes:
+    return _open_object({"header": asdict(header)})
+
+
+def read_header(line: bytes) -> Header:
+    """Raises UsageError for a journal of a later batch_runner."""
+    fields = json.loads(line)["header"]
+    if fields["format"] > FORMAT:
+        raise UsageError(
+            f"the journal has format {fields['format']!r}; this batch_runner reads up to {FORMAT}",
+            hint="use the batch_runner that wrote it, or a newer one",
+        )
+    return Header(**fields)
+
+
+def end_body() -> bytes:
+    return b'{"end":true'
+
+
+def intent_body(intent: Intent) -> bytes:
+    return _open_object(
+        {
+            "intent": intent.key.hex(),
+            "attempt": intent.attempt,
+            "row": intent.row,
+            "model": intent.model,
+            "request_bytes": intent.request_bytes,
+            "max_output_tokens": intent.max_output_tokens,
+        }
+    )
+
+
+def read_intent(line: bytes) -> Intent:
+    fields = json.loads(line)
+    return Intent(
+        key=bytes.fromhex(fields["intent"]),
+        attempt=fields["attempt"],
+        row=fields["row"],
+        model=fields["model"],
+        request_bytes=fields["request_bytes"],
+        max_output_tokens=fields["max_output_tokens"],
+    )
+
+
+def result_body(result: RowResult) -> bytes:
+    """Everything a result holds; what its reply gives back is not stored twice. None is left out."""
+    ending = result.ending
+    fields: dict[str, Any] = {
+        "result": result.key.hex(),
+        "status": ending.status,
+        "code": ending.code,
+        "row": result.row,
+        "attempts": result.attempts,
+    }
+    optional = {
+        "label": result.label,
+        "message": ending.message,
+        "billed": [_billed_fields(billed) for billed in result.billed] or None,
+        "final_usage": result.final_usage and _usage_fields(result.final_usage),
+        "unknown": result.unknown or None,
+        "model": result.model,
+        "service_tier": result.service_tier,
+        "response_id": result.response_id,
+        "finish_reason": result.finish_reason,
+        "latency_seconds": result.latency_seconds,
+        "started_at": result.started_at,
+        "finished_at": result.finished_at,
+        "reply": result.reply,
+    }
+    fields |= _unlike_reply(result)
+    fields |= {name: value for name, value in optional.items() if value is not None}
+    return _open_object(fields)
+
+
+def state_of(result: bytes) -> bytes:
+    """The bytes of a result line or body that tell its status and code, as a name for the pair."""
+    return result[STATE_FROM : result.index(STATE_UNTIL, STATE_FROM)]
+
+
+def read_state(state: bytes) -> tuple[RowStatus, str | None]:
+    fields = json.loads(b"{" + state.removeprefix(b'",') + b"}")
+    return RowStatus(fields["status"]), fields["code"]
+
+
+def read_result(line: bytes) -> RowResult:
+    fields = json.loads(line)
+    usage = fields.get("final_usage")
+    return RowResult(
+        key=bytes.fromhex(fields["result"]),
+        row=fields["row"],
+        ending=_read_ending(fields),
+        label=fields.get("label"),
+        attempts=fields["attempts"],
+        billed=tuple(_read_billed(billed) for billed in fields.get("billed", ())),
+        final_usage=None if usage is None else Usage(**usage),
+        unknown={UnknownBilling(name): n for name, n in fields.get("unknown", {}).items()},
+        model=fields.get("model"),
+        service_tier=fields.get("service_tier"),
+        response_id=fields.get("response_id"),
+        finish_reason=fields.get("finish_reason"),
+        latency_seconds=fields.get("latency_seconds"),
+        started_at=fields.get("started_at"),
+        finished_at=fields.get("finished_at"),
+        reply=fields.get("reply"),
+    )
+
+
+def _read_ending(fields: Mapping[str, Any]) -> Completion | Failure:
+    status = RowStatus(fields["status"])
+    written = {**_written(status, fields.get("reply")), **fields}
+    if status in (RowStatus.FAILED, RowStatus.SKIPPED):
+        return Failure(
+            status=status,
+            code=fields["code"],
+            message=fields.get("message", ""),
+            text=written["text"],
+        )
+    return Completion(
+        status=status,
+        code=fields["code"],
+        message=fields.get("message"),
+        text=written["text"],
+        reasoning=written["reasoning"],
+        tool_calls=tuple(written["tool_calls"]),
+    )
+
+
+def _unlike_reply(result: RowResult) -> dict[str, Any]:
+    """What the model wrote, as far as the stored reply would not give it back."""
+    ending = result.ending
+    actual: dict[str, Any] = {"text": ending.text}
+    if isinstance(ending, Completion):
+        actual |= {"reasoning": ending.reasoning, "tool_calls": ending.tool_calls}
+    derived = _written(ending.status, result.reply)
+    return {name: value for name, value in actual.items() if value != derived[name]}
+
+
+def _written(status: RowStatus, reply: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the model wrote according to its reply."""
+    output = read_output(reply or {})
+    refusal = output.refusal if status is RowStatus.REFUSED else ""
+    return {
+        "text": output.text or refusal,
+        "reasoning": output.reasoning or None,
+        "tool_calls": output.tool_calls,
+    }
+
+
+def _billed_fields(billed: Billed) -> dict[str, Any]:
+    return {
+        "usage": _usage_fields(billed.usage),
+        "model": billed.model,
+        "service_tier": billed.service_tier,
+        "at": billed.at,
+    }
+
+
+def _read_billed(fields: Mapping[str, Any]) -> Billed:
+    return Billed(
+        usage=Usage(**fields["usage"]),
+        model=fields["model"],
+        service_tier=fields["service_tier"],
+        at=fields["at"],
+    )
+
+
+def _usage_fields(usage: Usage) -> dict[str, int]:
+    return {name: n for name in Usage.__slots__ if (n := getattr(usage, name)) is not None}
+
+
+def _open_object(fields: Mapping[str, Any]) -> bytes:
+    """The JSON object without its closing brace, ready to be sealed.
+
+    Never refuses what a server may have said, for it has been paid: half a surrogate pair is
+    escaped, and NaN, which JSON cannot say, becomes the text "NaN".
+    """
+    try:
+        text = _encode(fields)
+    except ValueError:
+        text = _encode(json.loads(json.dumps(fields), parse_constant=str))
+    try:
+        return text[:-1].encode()
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), separators=(",", ":"))[:-1].encode()

@@ -1,0 +1,190 @@
+"""What the journal says: read-only recovery into an index, and results read back by entry."""
+
+import os
+from binascii import unhexlify
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from batch_runner.disk import REAL_DISK, Disk, explained
+from batch_runner.journal import line, record
+from batch_runner.journal.directory import RunDirectory
+from batch_runner.journal.index import Entry, Index
+from batch_runner.journal.record import (
+    END,
+    INTENT,
+    KEY_AT,
+    RESULT,
+    STATE_FROM,
+    STATE_UNTIL,
+    Header,
+    Intent,
+)
+from batch_runner.journal.scan import Damage, Line, Segment, read_journal
+from batch_runner.records import RowResult
+
+
+_OPEN_FILES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """A process that wrote to this journal."""
+
+    run_id: str
+    started_at: float
+    """Unix time, by the clock of then."""
+    tool_version: str
+    settings: Mapping[str, Any]
+    ended_cleanly: bool
+    """It stopped in order. False also for one that is still going on."""
+
+
+class Replay:
+    """What earlier runs left: which rows ended and how, what was in flight, what is damaged.
+
+    Hand `index` to the Journal of this run and `find`, `load` cover its results as well.
+    """
+
+    def __init__(self, directory: RunDirectory, *, disk: Disk = REAL_DISK) -> None:
+        self.index = Index()
+        self.damage: list[Damage] = []
+        self.unknown: tuple[Intent, ...] = ()
+        """Calls in flight when a process died: sent, maybe billed, never answered here."""
+        self.runs: tuple[PastRun, ...] = ()
+        """Oldest first."""
+        self._directory = directory
+        self._disk = disk
+        self._open: OrderedDict[int, int] = OrderedDict()  # file number to descriptor, by last use
+
+    def find(self, key: bytes) -> Entry | None:
+        """The result that counts for `key`: the latest answer, else the latest failure."""
+        return self.index.find(key)
+
+    def load(self, entry: Entry) -> RowResult | None:
+        """The whole result, checked again; None when the disk no longer holds it intact."""
+        path = self._directory.segments / self.index.files[entry.file]
+        with explained("read", path):
+            try:
+                data = self._disk.pread(self._descriptor(entry.file), entry.length, entry.offset)
+            except FileNotFoundError:
+                return None
+        expected = RESULT + self.index.key(entry.number).hex().encode()
+        if not (data.startswith(expected) and line.is_intact(data)):
+            return None
+        return record.read_result(data)
+
+    def results(self) -> Iterator[RowResult]:
+        """Every result in the order it was written, superseded ones too: they were paid for."""
+        for _, lines in read_journal(self._directory, damage=[], disk=self._disk):
+            for _, data, is_copy in lines:
+                if data.startswith(RESULT) and not is_copy:
+                    yield record.read_result(data)
+
+    def close(self) -> None:
+        while self._open:
+            self._disk.close(self._open.popitem()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _descriptor(self, file: int) -> int:
+        """An open descriptor of the segment; at most `_OPEN_FILES` stay open."""
+        found = self._open.get(file)
+        if found is None:
+            if len(self._open) >= _OPEN_FILES:
+                self._disk.close(self._open.popitem(last=False)[1])
+            path = self._directory.segments / self.index.files[file]
+            found = self._open[file] = self._disk.open(path, os.O_RDONLY)
+        self._open.move_to_end(file)
+        return found
+
+
+def replay(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> Replay:
+    """Everything the journal tells, read once from its first byte to its last; nothing is written.
+
+    Costs about 2 microseconds of CPU a line and 40 bytes of memory a finished row.
+    Raises StorageError for a file that cannot be read, UsageError for a later format.
+    """
+    found = Replay(directory, disk=disk)
+    flights = _Flights()
+    writers: dict[object, Header] = {}
+    for segment, lines in read_journal(directory, damage=found.damage, disk=disk):
+        flights.enter(segment)
+        if segment.header:
+            writers.setdefault(segment.writer, segment.header)
+        _replay_lines(lines, segment, found.index, flights)
+    flights.land()
+    found.unknown = tuple(record.read_intent(intent) for intent in flights.lost)
+    found.runs = tuple(
+        _past_run(header, writer in flights.ended) for writer, header in writers.items()
+    )
+    return found
+
+
+def _replay_lines(
+    lines: Iterator[Line], segment: Segment, index: Index, flights: "_Flights"
+) -> None:
+    """The hot loop of recovery: no JSON is parsed but for an ending not met before."""
+    file = index.open_file(segment.path.name)
+    endings: dict[bytes, int] = {}
+    open_flights = flights.open
+    for offset, data, is_copy in lines:
+        if data.startswith(RESULT):
+            name = data[KEY_AT]
+            open_flights.pop(name, None)
+            state = data[STATE_FROM : data.index(STATE_UNTIL, STATE_FROM)]
+            ending = endings.get(state)
+            if ending is None:
+                ending = endings[state] = index.ending(*record.read_state(state))
+            if is_copy and index.find(unhexlify(name)):
+                continue
+            index.record(unhexlify(name), ending, file, offset, len(data))
+        elif data.startswith(INTENT):
+            if not is_copy:
+                open_flights.setdefault(data[KEY_AT], []).append(data)
+        elif data.startswith(END):
+            flights.ended.add(segment.writer)
+
+
+class _Flights:
+    """Attempts begun and not yet answered, of one process at a time."""
+
+    def __init__(self) -> None:
+        self.open: dict[bytes, list[bytes]] = {}
+        """Key to intent lines. A result ends all attempts of its key: it tells of them itself."""
+        self.lost: list[bytes] = []
+        self.ended: set[object] = set()
+        """Writers that closed in order."""
+        self._writer: object = None
+
+    def enter(self, segment: Segment) -> None:
+        """Attempts of an earlier process that are still open will never be answered."""
+        if segment.writer != self._writer:
+            self.land()
+        self._writer = segment.writer
+
+    def land(self) -> None:
+        for intents in self.open.values():
+            self.lost.extend(intents)
+        self.open.clear()
+
+
+def _past_run(header: Header, ended_cleanly: bool) -> PastRun:  # noqa: FBT001 - named in one call
+    return PastRun(
+        run_id=header.run_id,
+        started_at=header.started_at,
+        tool_version=header.tool_version,
+        settings=header.settings,
+        ended_cleanly=ended_cleanly,
+    )

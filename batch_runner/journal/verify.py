@@ -1,0 +1,67 @@
+"""Look at every record of a journal and say what is there and what is damaged."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batch_runner.disk import REAL_DISK, Disk
+from batch_runner.journal.directory import RunDirectory
+from batch_runner.journal.record import END, HEADER, INTENT, RESULT
+from batch_runner.journal.scan import Damage, read_journal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a journal holds, line by line. Lines that are copies of others count as damage only."""
+
+    segments: int
+    headers: int
+    intents: int
+    results: int
+    ends: int
+    other: int
+    """Intact lines of kinds this batch_runner does not know."""
+    damage: tuple[Damage, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield (
+            f"{self.segments:,} segments: {self.results:,} results, {self.intents:,} attempts begun, "
+            f"{self.headers:,} headers, {self.ends:,} clean ends"
+        )
+        if self.other:
+            yield f"{self.other:,} intact lines of unknown kinds"
+        for place in self.damage:
+            yield f"{place.segment} at byte {place.offset:,}: {place.kind}: {place.reason}"
+        yield "every record is intact" if not self.damage else f"{len(self.damage)} damaged places"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "is_sound": self.is_sound}
+
+    @property
+    def is_sound(self) -> bool:
+        """Nothing is damaged but the torn ends that killed runs leave."""
+        return all(found.is_expected for found in self.damage)
+
+
+def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:
+    """Every byte of the journal has been read and checked. Raises as `replay` does."""
+    damage: list[Damage] = []
+    counts: Counter[bytes] = Counter()
+    kinds = (HEADER, INTENT, RESULT, END)
+    segments = 0
+    for _, lines in read_journal(directory, damage=damage, disk=disk):
+        segments += 1
+        for _, data, is_copy in lines:
+            if not is_copy:
+                counts[next((kind for kind in kinds if data.startswith(kind)), b"")] += 1
+    return VerifyReport(
+        segments=segments,
+        headers=counts[HEADER],
+        intents=counts[INTENT],
+        results=counts[RESULT],
+        ends=counts[END],
+        other=counts[b""],
+        damage=tuple(damage),
+    )

@@ -1,0 +1,221 @@
+"""The input laid against the journal: which rows are finished, and which are to be sent."""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+from batch_runner.errors import InputError, JobError
+from batch_runner.job import BadRowPolicy, JobSpec
+from batch_runner.journal import Entry, Index
+from batch_runner.prompt import PromptBuilder, row_key
+from batch_runner.records import (
+    KEY_BYTES,
+    BadRecord,
+    Column,
+    ErrorCode,
+    Failure,
+    Request,
+    Row,
+    RowStatus,
+    other,
+)
+from batch_runner.tables import Table, TornLine
+
+
+NAMED_PLACES = 5
+"""Places an error names; after so many the user knows what to look for."""
+REMEMBERED_BAD_RECORDS = 10_000
+
+TRANSIENT = frozenset({
+    ErrorCode.RATE_LIMITED, ErrorCode.TIMEOUT, ErrorCode.CONNECTION, ErrorCode.SERVER_ERROR,
+    ErrorCode.AUTH, ErrorCode.QUOTA, ErrorCode.BAD_REPLY, other("stopped"), other("cancelled"),
+})  # fmt: skip
+"""Failures that may pass by themselves: the next run tries them again. Others wait for `retry`."""
+
+UNSENDABLE = 0xFFFFFFFF
+"""Stands for an entry number: the row has no request (missing value, bad input)."""
+
+Wanted = Callable[[Entry | None], bool]
+
+
+def unfinished(entry: Entry | None) -> bool:
+    """`run`: rows without a result, and failures that may pass by themselves."""
+    return entry is None or (entry.status is RowStatus.FAILED and entry.code in TRANSIENT)
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """One place a row: 9 bytes."""
+
+    entries: "array[int]" = field(default_factory=lambda: array("I"))
+    """Per row: its entry in the journal's index."""
+    occurrences: "array[int]" = field(default_factory=lambda: array("I"))
+    """Per row: how many rows before it ask for the same."""
+    wanted: bytearray = field(default_factory=bytearray)
+    """Per row: 1 when it is to be sent."""
+    duplicates: int = 0
+    """Rows whose request equals that of an earlier row."""
+    unsendable: Counter[RowStatus] = field(default_factory=Counter)
+    bad: list[BadRecord] = field(default_factory=list)
+    bad_count: int = 0
+    torn: list[TornLine] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
+    """Of the input, as far as they showed."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.entries)
+
+    @property
+    def to_send(self) -> int:
+        return self.wanted.count(1)
+
+    def has_request(self, row: int) -> bool:
+        return self.entries[row] != UNSENDABLE
+
+
+def make_plan(
+    job: JobSpec,
+    table: Table,
+    builder: PromptBuilder,
+    index: Index,
+    *,
+    wanted: Wanted,
+    new_columns: tuple[Column, ...],
+) -> Plan:
+    """Every row of the input, judged; reads it once from end to end, before the first call.
+
+    Raises InputError for records that are no rows (unless they are skipped), for labels that are
+    not unique, and for columns that are not there.
+    """
+    plan = Plan()
+    labels = _Labels(job)
+    times = array("I")
+    seen: dict[str, None] = dict.fromkeys(table.header or ())
+    for row in table.rows(columns=builder.columns, on_bad=_bad_record_keeper(job, plan)):
+        if table.header is None:
+            seen |= dict.fromkeys(row.values)
+        labels.check(row, builder.label(row))
+        request = builder.build(row)
+        if isinstance(request, Failure):
+            plan.unsendable[request.status] += 1
+            _append(plan, UNSENDABLE, 0, wanted=False)
+            continue
+        number, occurrence = _entry_of(request.key, index, times)
+        plan.duplicates += occurrence > 0
+        _append(plan, number, occurrence, wanted=wanted(index.entry(number)))
+    _raise_for_bad(job, plan)
+    labels.raise_for_duplicates()
+    plan.columns = tuple(seen)
+    if plan.rows:
+        builder.check_columns(seen, source=job.input.path[0])
+    _check_new_columns(job, seen, new_columns)
+    return plan
+
+
+def requests(plan: Plan, table: Table, builder: PromptBuilder, index: Index) -> Iterator[Request]:
+    """The requests to send, in input order; reads the input a second time.
+
+    Raises InputError when the input is not what it was when the plan was made.
+    """
+    changed = InputError(
+        f"{table.paths[0]} changed while it was read",
+        hint="finished rows are kept; run again once nobody writes to it",
+    )
+    for row in table.rows(columns=builder.columns, on_bad=lambda _: None):
+        if row.index >= plan.rows:
+            raise changed
+        if not plan.wanted[row.index]:
+            continue
+        request = builder.build(row)
+        if isinstance(request, Failure):
+            raise changed
+        occurrence = plan.occurrences[row.index]
+        if occurrence:
+            request = replace(request, key=row_key(request.key, occurrence))
+        if index.key(plan.entries[row.index]) != request.key:
+            raise changed
+        yield request
+
+
+def _entry_of(digest: bytes, index: Index, times: "array[int]") -> tuple[int, int]:
+    """The entry number of the next row with this digest, and which occurrence it is."""
+    first = index.add(digest)
+    if first >= len(times):
+        times.extend([0] * (max(len(index), first + 1) - len(times)))
+    occurrence = times[first]
+    times[first] += 1
+    if occurrence == 0:
+        return first, 0
+    return index.add(row_key(digest, occurrence)), occurrence
+
+
+def _append(plan: Plan, entry: int, occurrence: int, *, wanted: bool) -> None:
+    plan.entries.append(entry)
+    plan.occurrences.append(occurrence)
+    plan.wanted.append(wanted)
+
+
+def _bad_record_keeper(job: JobSpec, plan: Plan) -> Callable[[BadRecord], None]:
+    def keep(record: BadRecord) -> None:
+        if isinstance(record, TornLine):
+            plan.torn.append(record)
+            return
+        plan.bad_count += 1
+        if len(plan.bad) < REMEMBERED_BAD_RECORDS:
+            plan.bad.append(record)
+        if job.input.on_bad_row is BadRowPolicy.FAIL and plan.bad_count >= NAMED_PLACES:
+            _raise_for_bad(job, plan)
+
+    return keep
+
+
+def _raise_for_bad(job: JobSpec, plan: Plan) -> None:
+    if not plan.bad or job.input.on_bad_row is BadRowPolicy.SKIP:
+        return
+    places = "\n".join(f"  {record.place}: {record.reason}" for record in plan.bad[:NAMED_PLACES])
+    raise InputError(
+        f"records that cannot be read as rows:\n{places}",
+        hint='mend them, or set on_bad_row = "skip" under [input]',
+    )
+
+
+class _Labels:
+    """Sees to it that `input.key` names each row once; 20 bytes a row."""
+
+    def __init__(self, job: JobSpec) -> None:
+        self._job = job
+        self._seen = Index()
+        self._examples: list[str] = []
+
+    def check(self, row: Row, label: str | None) -> None:
+        if label is None or len(self._examples) >= NAMED_PLACES:
+            return
+        if not label.strip("/"):
+            self._examples.append(f"  {row.place}: empty")
+            return
+        known = len(self._seen)
+        digest = blake2b(label.encode(errors="surrogatepass"), digest_size=KEY_BYTES).digest()
+        if self._seen.add(digest) < known:
+            self._examples.append(f"  {row.place}: {label!r} again")
+
+    def raise_for_duplicates(self) -> None:
+        if self._examples:
+            raise InputError(
+                f"{self._job.origin}: input.key: {'/'.join(self._job.input.key)!r} does not name "
+                "each row once:\n" + "\n".join(self._examples),
+                hint="choose a column with unique values, several columns, or none",
+            )
+
+
+def _check_new_columns(
+    job: JobSpec, seen: dict[str, None], new_columns: tuple[Column, ...]
+) -> None:
+    taken = [column.name for column in new_columns if column.name in seen]
+    if taken:
+        raise JobError(
+            f"{job.origin}: output: the input already has a column {taken[0]!r}",
+            hint='choose another prefix under [output], such as prefix = "new_"',
+        )

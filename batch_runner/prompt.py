@@ -1,0 +1,339 @@
+"""A row and the job's templates become a Request: the body, and the key under which it is paid once."""
+
+import base64
+import difflib
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any
+
+import minijinja
+
+from batch_runner.errors import JobError
+from batch_runner.job import JobSpec, MissingPolicy
+from batch_runner.records import KEY_BYTES, ErrorCode, Failure, Request, Row, RowStatus
+
+
+Context = Mapping[str, Any]
+Renderer = Callable[[Context], Any]
+
+FUEL = 10_000_000
+"""Template instructions a row may take: a loop over a 5 MB cell fits, an endless one ends."""
+
+_NUMERIC = frozenset({
+    "temperature", "top_p", "max_output_tokens", "max_tool_calls", "top_logprobs",
+})  # fmt: skip
+"""Parameters the API wants as numbers; from a CSV cell they come as text."""
+
+_ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
+_ROW_ITEM = re.compile(r"""\brow\s*\[\s*(["'])(.*?)\1\s*\]""")
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
+def row_key(digest: bytes, occurrence: int) -> bytes:
+    """The journal's key of a row: the body's digest, and which of the equal bodies it is.
+
+    Reordering and inserting rows changes no key; equal rows are separate rows.
+    """
+    if occurrence == 0:
+        return digest
+    return blake2b(digest + occurrence.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
+
+
+def digest_of(body: bytes) -> bytes:
+    return blake2b(body, digest_size=KEY_BYTES).digest()
+
+
+class PromptBuilder:
+    """Builds the request of each row of one job.
+
+    Raises JobError when a template cannot be compiled.
+    """
+
+    def __init__(self, job: JobSpec) -> None:
+        self._origin = job.origin
+        self._missing = job.prompt.missing
+        self.label_columns = job.input.key
+        self._environment = _environment()
+        self._names: set[str] = set()
+        self._uses_whole_row = False
+        parts = _body_parts(job)
+        self._static = {name: value for name, value in parts.items() if not _is_template(value)}
+        self._templates = {
+            name: self._compile(value, _place(name), name)
+            for name, value in parts.items()
+            if _is_template(value)
+        }
+        self._messages_column = _column_name(job.prompt.messages)
+        self._body_column = job.prompt.body
+        self._names.update(name for name in (self._messages_column, self._body_column) if name)
+        self.shares_model = "model" not in self._templates and self._body_column is None
+        """Every row asks for the same model."""
+
+    @property
+    def columns(self) -> frozenset[str] | None:
+        """The columns a request is built from, labels included; None when it may need any."""
+        if self._uses_whole_row:
+            return None
+        return frozenset(self._names) | frozenset(self.label_columns)
+
+    def check_columns(self, known: Collection[str], *, source: str, hint: str = "") -> None:
+        """Raise JobError for a template or key that names a column the input has not."""
+        for name, place in [
+            *((name, "prompt") for name in sorted(self._names)),
+            *((name, "input.key") for name in self.label_columns),
+        ]:
+            if name not in known:
+                near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1)
+                original = next((k for k in known if near and k.lower() == near[0]), None)
+                raise JobError(
+                    f"{self._origin}: {place}: {source} has no column {name!r} "
+                    f"(columns: {', '.join(known)})",
+                    hint=f"did you mean {original!r}?" if original else hint,
+                )
+
+    def build(self, row: Row) -> Request | Failure:
+        """The request of a row; its key is that of the first of equal requests.
+
+        A Failure with status SKIPPED is a row left out on purpose.
+        """
+        context = self._context(row)
+        if isinstance(context, Failure):
+            return context
+        try:
+            body = self._body(context)
+            encoded = _canonical(body).encode()
+        except minijinja.TemplateError as error:
+            return _bad_input(f"{error.name}: {error.message}")
+        except UnicodeEncodeError:
+            return _bad_input("the text holds a lone surrogate, which no request can carry")
+        except ValueError as error:
+            return _bad_input(str(error))
+        cap = body.get("max_output_tokens")
+        return Request(
+            row=row.index,
+            key=digest_of(encoded),
+            body=encoded,
+            model=str(body.get("model", "")),
+            max_output_tokens=cap if isinstance(cap, int) else None,
+            label=self.label(row),
+        )
+
+    def label(self, row: Row) -> str | None:
+        """The row's own name: its key columns, joined by a slash."""
+        if not self.label_columns:
+            return None
+        return "/".join(_printed(row.values.get(name)) for name in self.label_columns)
+
+    def _context(self, row: Row) -> Context | Failure:
+        values: dict[str, Any] = {}
+        empty: list[str] = []
+        names = row.values.keys() if self._uses_whole_row else self._names
+        for name in names:
+            value = row.values.get(name)
+            if value is None or value == "":
+                if name in self._names:
+                    empty.append(name)
+                value = ""
+            elif not _encodable(value):
+                return _bad_input(
+                    f"column {name!r} holds a lone surrogate, which no request can carry"
+                )
+            values[name] = value if isinstance(value, str) else _plain(value)
+        if empty and self._missing is not MissingPolicy.EMPTY:
+            skips = self._missing is MissingPolicy.SKIP
+            return Failure(
+                code=ErrorCode.MISSING_VALUE,
+                message=f"empty cell in {', '.join(map(repr, sorted(empty)))}",
+                status=RowStatus.SKIPPED if skips else RowStatus.FAILED,
+            )
+        return {"row": values, **values}
+
+    def _body(self, context: Context) -> dict[str, Any]:
+        body = dict(self._static)
+        for name, render in self._templates.items():
+            body[name] = render(context)
+        if self._messages_column is not None:
+            body["input"] = _parsed(context[self._messages_column], list, self._messages_column)
+        if self._body_column is not None:
+            body.update(_parsed(context[self._body_column], dict, self._body_column))
+            body.pop("stream", None)
+        return body
+
+    def _compile(self, value: Any, place: str, name: str) -> Renderer:
+        if isinstance(value, Mapping):
+            items = {k: self._compile(v, f"{place}.{k}", k) for k, v in value.items()}
+            return lambda context: {k: item(context) for k, item in items.items()}
+        if isinstance(value, list):
+            renderers = [self._compile(v, f"{place}[{i}]", "") for i, v in enumerate(value)]
+            return lambda context: [item(context) for item in renderers]
+        if not _is_template(value):
+            return lambda _context: value
+        self._add_template(place, value)
+        parameter = not place.startswith("prompt.")
+        if parameter and (one := _ONE_EXPRESSION.fullmatch(value)):
+            return self._expression(one[1], numeric=name in _NUMERIC)
+        environment = self._environment
+        return lambda context: environment.render_template(place, **context)
+
+    def _expression(self, source: str, *, numeric: bool) -> Renderer:
+        """A parameter that is one expression keeps the type of its value."""
+        evaluate = self._environment.eval_expr
+        if numeric:
+            return lambda context: _number(evaluate(source, **context))
+        return lambda context: evaluate(source, **context)
+
+    def _add_template(self, place: str, source: str) -> None:
+        try:
+            self._environment.add_template(place, source)
+            paths = self._environment.undeclared_variables_in_template(place, nested=True)
+        except minijinja.TemplateError as error:
+            raise JobError(
+                f"{self._origin}: {place}: {error.message} (line {error.line} of the template)"
+            ) from None
+        literal = {match[1] for match in _ROW_ITEM.findall(source)}
+        for path in paths:
+            head, _, rest = path.partition(".")
+            if head != "row":
+                if head not in self._environment.globals:
+                    self._names.add(head)
+            elif rest:
+                self._names.add(rest.partition(".")[0])
+            elif not literal:
+                self._uses_whole_row = True
+        self._names |= literal
+
+
+def _environment() -> minijinja.Environment:
+    return minijinja.Environment(
+        undefined_behavior="strict",
+        keep_trailing_newline=True,
+        fuel=FUEL,
+        auto_escape_callback=lambda _name: False,
+        finalizer=_printed,
+        filters={
+            "json": lambda value: json.dumps(value, ensure_ascii=False),
+            "truncate": _truncated,
+        },
+    )
+
+
+def _truncated(value: Any, length: int = 1000) -> str:
+    return str(value)[:length]
+
+
+def _body_parts(job: JobSpec) -> dict[str, Any]:
+    """The top level of the body, with templates where the job has templates."""
+    parts: dict[str, Any] = dict(job.request)
+    if job.prompt.instructions is not None:
+        parts["instructions"] = job.prompt.instructions
+    if job.prompt.input is not None:
+        parts["input"] = job.prompt.input
+    elif job.prompt.messages is not None and _column_name(job.prompt.messages) is None:
+        parts["input"] = job.prompt.messages
+    if job.json.schema is not None and "format" not in parts.get("text", {}):
+        text_format = {
+            "type": "json_schema",
+            "name": str(job.json.schema.get("title", job.name)).replace(" ", "_")[:64],
+            "schema": job.json.schema,
+            "strict": True,
+        }
+        parts["text"] = {**parts.get("text", {}), "format": text_format}
+    return parts
+
+
+def _place(name: str) -> str:
+    return f"prompt.{name}" if name in ("instructions", "input") else f"request.{name}"
+
+
+def _column_name(messages: Any) -> str | None:
+    return messages if isinstance(messages, str) else None
+
+
+def _is_template(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_template, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_template, value))
+    return isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#"))
+
+
+def _parsed(value: Any, kind: type, column: str) -> Any:
+    """A cell that holds JSON: the value itself, or its text in a CSV cell."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"column {column!r} is not JSON: {error}") from None
+    if not isinstance(value, kind):
+        what = "a list of messages" if kind is list else "an object"
+        raise ValueError(f"column {column!r} must hold {what}")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            number = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a number") from None
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ValueError(f"{value!r} is not a number")
+        return number
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """The value as templates may see it: no objects whose attributes they could reach."""
+    match value:
+        case bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case datetime() | date() | time():
+            return value.isoformat()
+        case bytes():
+            return base64.b64encode(value).decode()
+        case Decimal():
+            return format(value, "f")
+        case None:
+            return None
+        case _:
+            return str(value)
+
+
+def _printed(value: Any) -> str:
+    """What `{{ value }}` prints: text as it is, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _encodable(value: Any) -> bool:
+    """False for text with a lone surrogate: the template engine would replace it silently."""
+    if isinstance(value, str):
+        if value.isascii():
+            return True
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+    if isinstance(value, Mapping):
+        return all(map(_encodable, value.values()))
+    if isinstance(value, list):
+        return all(map(_encodable, value))
+    return True
+
+
+def _bad_input(message: str) -> Failure:
+    return Failure(code=ErrorCode.BAD_INPUT, message=message)

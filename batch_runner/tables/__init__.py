@@ -1,0 +1,78 @@
+"""Tables: rows from CSV, JSONL and Parquet files in a stream, and written back faithfully."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from batch_runner.errors import InputError
+from batch_runner.tables.csv import CsvTable, open_csv, suggest_delimiter
+from batch_runner.tables.files import compressed, expand
+from batch_runner.tables.formats import (
+    Answer,
+    Format,
+    TornLine,
+    WriteReport,
+    format_of,
+    ignore,
+    refuse,
+)
+from batch_runner.tables.jsonl import JsonlTable, open_jsonl
+from batch_runner.tables.parquet import ParquetTable, open_parquet
+from batch_runner.tables.table import Table, check_new_columns
+
+
+__all__ = [
+    "Answer",
+    "CsvTable",
+    "Format",
+    "JsonlTable",
+    "ParquetTable",
+    "Table",
+    "TornLine",
+    "WriteReport",
+    "check_new_columns",
+    "compressed",
+    "expand",
+    "format_of",
+    "ignore",
+    "open_table",
+    "refuse",
+    "suggest_delimiter",
+]
+
+
+def open_table(
+    paths: Sequence[str | Path],
+    *,
+    format: Format | None = None,  # noqa: A002  the word that users know
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> Table:
+    """The files that paths and globs name, as one table. Headers and schemas have been read.
+
+    `delimiter` None: a TAB for `.tsv`, else a comma. Encoding and delimiter mean nothing to
+    Parquet. Raises an InputError for files that are missing or do not fit together.
+    """
+    files = expand(paths)
+    match format or _common_format(files):
+        case Format.CSV:
+            return open_csv(files, encoding=encoding, delimiter=delimiter)
+        case Format.JSONL:
+            return open_jsonl(files, encoding=encoding)
+        case Format.PARQUET:
+            return open_parquet(files)
+        case Format.OPENAI_BATCH:
+            raise InputError(
+                "input.format = 'openai-batch' holds requests, not a table of rows",
+                hint='for rows of JSON use input.format = "jsonl"',
+            )
+
+
+def _common_format(files: tuple[Path, ...]) -> Format:
+    first = format_of(files[0])
+    for file in files[1:]:
+        if format_of(file) is not first:
+            raise InputError(
+                f"{file} is {format_of(file)}, where {files[0]} is {first}",
+                hint="the files of one job have one format; set input.format if suffixes mislead",
+            )
+    return first

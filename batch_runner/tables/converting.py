@@ -1,0 +1,179 @@
+"""Rows of one format written as another."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, BinaryIO
+
+from batch_runner.errors import InputError
+from batch_runner.records import Column, ColumnKind, Row
+from batch_runner.tables.arrow import ParquetSink
+from batch_runner.tables.cells import CellWriter, json_text, plain_text
+from batch_runner.tables.formats import Answer, Format, WriteReport
+
+
+def convert(
+    rows: Callable[[], Iterator[Row]],
+    header: tuple[str, ...] | None,
+    target: BinaryIO,
+    *,
+    format: Format,  # noqa: A002  the word that users know
+    columns: Sequence[Column],
+    answer: Answer,
+    escape_formulas: bool,
+    delimiter: str,
+) -> WriteReport:
+    """`target` holds the answered rows in `format`: see `Table.write_back`.
+
+    `rows` is called once to look for columns if there is no header, and once to write.
+    """
+    answered = _Answered(rows(), answer, columns)
+    match format:
+        case Format.JSONL:
+            _write_jsonl(target, answered, columns)
+            return answered.report()
+        case Format.CSV:
+            names = header or tuple(_kinds(rows()))
+            cells = CellWriter(
+                delimiter=delimiter, encoding="utf-8", escape_formulas=escape_formulas
+            )
+            _write_csv(target, answered, columns, names=names, cells=cells, delimiter=delimiter)
+            return answered.report(cells)
+        case Format.PARQUET:
+            kinds = dict.fromkeys(header, ColumnKind.TEXT) if header else _kinds(rows())
+            _write_parquet(target, answered, columns, kinds=kinds)
+            return answered.report()
+        case Format.OPENAI_BATCH:
+            raise InputError(
+                "output.path: a table cannot be written as an openai-batch file",
+                hint="use a .csv, .jsonl or .parquet path",
+            )
+
+
+class _Answered:
+    """The rows that have an answer, with their new cells; counts both sorts."""
+
+    def __init__(self, rows: Iterator[Row], answer: Answer, columns: Sequence[Column]) -> None:
+        self._rows = rows
+        self._answer = answer
+        self._names = {column.name for column in columns}
+        self._written = 0
+        self._left_out = 0
+
+    def __iter__(self) -> Iterator[tuple[Row, Sequence[Any]]]:
+        for row in self._rows:
+            cells = self._answer(row)
+            if cells is None:
+                self._left_out += 1
+                continue
+            check_late_names(row, self._names)
+            self._written += 1
+            yield row, cells
+
+    def report(self, cells: CellWriter | None = None) -> WriteReport:
+        return WriteReport(
+            rows=self._written,
+            left_out=self._left_out,
+            formula_cells=cells.formula_cells if cells else 0,
+            unencodable_rows=cells.unencodable_rows if cells else 0,
+        )
+
+
+def check_late_names(row: Row, new: set[str]) -> None:
+    """Raise an InputError if the row has a key that a new column is to have."""
+    if not new.isdisjoint(row.values):
+        taken = sorted(new & set(row.values))
+        raise InputError(
+            f"{row.place}: has a key {taken[0]!r} already, as the output would",
+            hint="set output.prefix, and export again: nothing is lost",
+        )
+
+
+def _kinds(rows: Iterable[Row]) -> dict[str, ColumnKind]:
+    """Every key, first seen first, with the one kind that holds all of its values."""
+    seen: dict[str, set[_Seen]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            seen.setdefault(name, set()).update(_seen(value))
+    return {name: _kind(values) for name, values in seen.items()}
+
+
+class _Seen(StrEnum):
+    """What decides about the type of a column."""
+
+    TEXT = "text"
+    BOOLEAN = "boolean"
+    FLOAT = "float"
+    INTEGER = "integer"
+    """One that a float64 holds, too."""
+    LONG = "long"
+    """One that only an int64 holds."""
+    OTHER = "other"
+
+
+def _seen(value: Any) -> tuple[_Seen, ...]:
+    match value:
+        case None:
+            return ()
+        case str():
+            return (_Seen.TEXT,)
+        case bool():
+            return (_Seen.BOOLEAN,)
+        case float():
+            return (_Seen.FLOAT,)
+        case int() if abs(value) <= 2**53:
+            return (_Seen.INTEGER,)
+        case int() if -(2**63) <= value < 2**63:
+            return (_Seen.LONG,)
+        case _:
+            return (_Seen.OTHER,)
+
+
+def _kind(seen: set[_Seen]) -> ColumnKind:
+    """Where values disagree: JSON text. Always null: text, since a null type takes no value later."""
+    for kind, holds in (
+        (ColumnKind.TEXT, {_Seen.TEXT}),
+        (ColumnKind.BOOLEAN, {_Seen.BOOLEAN}),
+        (ColumnKind.INTEGER, {_Seen.INTEGER, _Seen.LONG}),
+        (ColumnKind.NUMBER, {_Seen.INTEGER, _Seen.FLOAT}),
+    ):
+        if seen <= holds:
+            return kind
+    return ColumnKind.JSON
+
+
+def _write_csv(
+    target: BinaryIO,
+    answered: _Answered,
+    columns: Sequence[Column],
+    *,
+    names: Sequence[str],
+    cells: CellWriter,
+    delimiter: str,
+) -> None:
+    header = [*names, *(column.name for column in columns)]
+    target.write(cells.encoded(delimiter.join(map(cells.quoted, header)) + "\n"))
+    for row, new in answered:
+        texts = [cells.quoted(plain_text(row.values.get(name))) for name in names]
+        texts += [cells.new(value, c.kind) for c, value in zip(columns, new, strict=True)]
+        line = delimiter.join(texts) or '""'  # an empty line would be no row
+        target.write(cells.encoded(line + "\n"))
+
+
+def _write_jsonl(target: BinaryIO, answered: _Answered, columns: Sequence[Column]) -> None:
+    for row, new in answered:
+        named = zip(columns, new, strict=True)
+        record = dict(row.values) | {column.name: value for column, value in named}
+        target.write(json_text(record).encode() + b"\n")
+
+
+def _write_parquet(
+    target: BinaryIO,
+    answered: _Answered,
+    columns: Sequence[Column],
+    *,
+    kinds: Mapping[str, ColumnKind],
+) -> None:
+    own = [Column(name=name, kind=kind) for name, kind in kinds.items()]
+    with ParquetSink(target, [*own, *columns]) as sink:
+        for row, new in answered:
+            sink.add([*(row.values.get(name) for name in kinds), *new])

@@ -1,0 +1,145 @@
+"""Files as bytes: globs, compression, end of input. Errors name the file."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from batch_runner.errors import InputError
+
+
+BUFFER_BYTES = 1 << 18
+
+
+def expand(paths: Sequence[str | Path]) -> tuple[Path, ...]:
+    """The regular files that paths and globs name: the order given, each glob sorted."""
+    found = [file for path in paths for file in _matches(path)]
+    if not found:
+        raise InputError("no input file is named", hint="set input.path")
+    if len(set(found)) < len(found):
+        twice = next(file for file in found if found.count(file) > 1)
+        raise InputError(
+            f"{twice}: named twice, so each of its rows would be sent twice",
+            hint="name it once; globs may overlap",
+        )
+    return tuple(found)
+
+
+def _matches(path: str | Path) -> list[Path]:
+    literal = Path(path)
+    if literal.is_dir():
+        raise InputError(f"{path}: a directory, not a file", hint=f'name its files: "{path}/*"')
+    if literal.is_file():
+        return [literal]
+    if literal.exists():
+        raise InputError(
+            f"{path}: not a regular file, and the input is read twice",
+            hint="save it to a file first",
+        )
+    if not has_magic(str(path)):
+        raise InputError(f"{path}: no such file")
+    files = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207  Path.glob takes no absolute pattern
+    if not files:
+        raise InputError(f"{path}: no file matches this pattern")
+    return files
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while reading inside becomes an InputError that names the file.
+
+    Wrap the reads alone: an OSError of the output must not be blamed on the input.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: compressed data is cut short or damaged ({error})",
+            hint="copy or download it again",
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def open_bytes(path: Path) -> io.BufferedReader:
+    """The decompressed content. The first bytes decide about compression, not the name."""
+    file: io.BufferedReader = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
+    head = file.peek(6)[:6]
+    stream: Any
+    if head.startswith(b"\x1f\x8b"):
+        stream = gzip.GzipFile(fileobj=file)
+    elif head.startswith(b"BZh"):
+        stream = bz2.BZ2File(file)
+    elif head.startswith(b"\xfd7zXZ\0"):
+        stream = lzma.LZMAFile(file)  # noqa: SIM115  closed with what wraps it
+    elif head.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow as pa  # noqa: PLC0415  0.2 s that only zstd needs
+
+        file.close()
+        stream = pa.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(stream, BUFFER_BYTES)
+    else:
+        return file
+    return _Decompressed(stream, file)
+
+
+class _Decompressed(io.BufferedReader):
+    """Buffered, so that lines are cut in C; closes the file below, which gzip leaves open."""
+
+    def __init__(self, stream: Any, below: io.BufferedReader) -> None:
+        super().__init__(stream, BUFFER_BYTES)
+        self._below = below
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
+
+
+@contextmanager
+def compressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """A stream into `raw`, compressed as the suffix of `path` says. `raw` stays open.
+
+    The same content gives the same bytes: no time and no name go into the file.
+    """
+    stream: Any
+    match path.suffix.lower():
+        case ".gz":
+            stream = gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0)
+        case ".bz2":
+            stream = bz2.BZ2File(raw, "wb")
+        case ".xz":
+            stream = lzma.LZMAFile(raw, "wb")  # noqa: SIM115  closed below
+        case ".zst":
+            import pyarrow as pa  # noqa: PLC0415  0.2 s that only zstd needs
+
+            stream = pa.CompressedOutputStream(pa.PythonFile(_StaysOpen(raw), mode="w"), "zstd")
+        case _:
+            yield raw
+            return
+    with stream:
+        buffered = io.BufferedWriter(stream, BUFFER_BYTES)
+        yield cast("BinaryIO", buffered)
+        buffered.flush()
+        buffered.detach()
+
+
+class _StaysOpen(io.RawIOBase):
+    """pyarrow closes what it writes to; the caller still has to sync it."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._raw.write(data)
+
+    def flush(self) -> None:
+        self._raw.flush()

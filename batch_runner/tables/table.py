@@ -1,0 +1,92 @@
+"""Table: what rows are read from and written back to."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from batch_runner.errors import InputError
+from batch_runner.records import BadRecord, Column, Row
+from batch_runner.tables.converting import convert
+from batch_runner.tables.formats import Answer, Format, WriteReport, ignore, refuse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(ABC):
+    """One or several files of one format, read as one sequence of rows."""
+
+    format: ClassVar[Format]
+    paths: tuple[Path, ...]
+    header: tuple[str, ...] | None
+    """Column names; None for JSONL, where they show while reading."""
+
+    @abstractmethod
+    def rows(
+        self,
+        *,
+        columns: Collection[str] | None = None,
+        on_bad: Callable[[BadRecord], None] = refuse,
+    ) -> Iterator[Row]:
+        """Every row, as a stream; each call yields the same rows with the same indexes.
+
+        `columns` are all that the caller looks at: Parquet reads no others. `on_bad` hears of
+        records that are not rows, which have no index; a `TornLine` is nobody's mistake.
+        """
+
+    @abstractmethod
+    def copy_rows(
+        self,
+        target: BinaryIO,
+        *,
+        columns: Sequence[Column],
+        answer: Answer,
+        escape_formulas: bool = False,
+    ) -> WriteReport:
+        """`target` holds every answered row as it was, then its new cells: see `write_back`."""
+
+    def write_back(
+        self,
+        target: BinaryIO,
+        *,
+        format: Format,  # noqa: A002  the word that users know
+        columns: Sequence[Column],
+        answer: Answer,
+        escape_formulas: bool = False,
+        delimiter: str | None = None,
+    ) -> WriteReport:
+        """`target` holds every row with the cells of `answer` after its own.
+
+        The same format is copied byte for byte (Parquet: type for type), another is converted.
+        `delimiter` is for CSV: None keeps the input's, and is a comma after a conversion.
+        Neither compresses nor syncs `target`. Reads a JSONL input twice if it is converted.
+        """
+        check_new_columns(columns, self.header or (), str(self.paths[0]))
+        if format is self.format and self.delimited_by(delimiter):
+            return self.copy_rows(
+                target, columns=columns, answer=answer, escape_formulas=escape_formulas
+            )
+        return convert(
+            lambda: self.rows(on_bad=ignore),
+            self.header,
+            target,
+            format=format,
+            columns=columns,
+            answer=answer,
+            escape_formulas=escape_formulas,
+            delimiter=delimiter or ",",
+        )
+
+    def delimited_by(self, delimiter: str | None) -> bool:
+        """Whether a CSV output with this delimiter could be copied from here."""
+        return delimiter is None
+
+
+def check_new_columns(columns: Sequence[Column], names: Collection[str], place: str) -> None:
+    """Raise an InputError if the input has a column of the same name."""
+    taken = [column.name for column in columns if column.name in names]
+    if taken:
+        raise InputError(
+            f"{place}: has a column {taken[0]!r} already, as the output would",
+            hint="set output.prefix, or rename the input's column",
+        )

@@ -1,0 +1,80 @@
+"""Counts a run as it goes: rows, tokens, dollars, latencies. Constant size, whatever the rows."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from batch_runner.bill import Bill, Biller
+from batch_runner.records import RowResult, RowStatus
+
+
+_RATIO = 1.05  # neighbouring bins: a quantile is exact to 5 %
+_SHORTEST_SECONDS = 0.001
+_RATE_WINDOW_SECONDS = 30.0
+
+
+class LatencyHistogram:
+    """Durations in logarithmic bins."""
+
+    def __init__(self) -> None:
+        self.bins: Counter[int] = Counter()
+        self.longest_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.longest_seconds = max(self.longest_seconds, seconds)
+        self.bins[round(math.log(max(seconds, _SHORTEST_SECONDS) / _SHORTEST_SECONDS, _RATIO))] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds within which `share` of the durations lie; None without any."""
+        rank = math.ceil(share * self.bins.total())
+        passed = 0
+        for number in sorted(self.bins):
+            passed += self.bins[number]
+            if passed >= rank:
+                return min(_SHORTEST_SECONDS * _RATIO**number, self.longest_seconds)
+        return None
+
+
+class Rate:
+    """Events a second over the last half minute."""
+
+    def __init__(self, started: float) -> None:
+        self._marks: list[tuple[float, float]] = [(started, 0.0)]
+
+    def per_second(self, now: float, total: float) -> float:
+        """`total` is how many events there have been by `now`."""
+        self._marks.append((now, total))
+        while len(self._marks) > 2 and self._marks[1][0] < now - _RATE_WINDOW_SECONDS:
+            self._marks.pop(0)
+        began, before = self._marks[0]
+        return (total - before) / (now - began) if now > began else 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """This run's finished rows."""
+
+    biller: Biller
+    statuses: Counter[RowStatus] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
+    bill: Bill = field(default_factory=Bill)
+
+    @property
+    def finished(self) -> int:
+        return self.statuses.total()
+
+    @property
+    def failed(self) -> int:
+        return self.statuses[RowStatus.FAILED]
+
+    def add(self, result: RowResult) -> None:
+        self.statuses[result.status] += 1
+        if result.code:
+            self.codes[str(result.code)] += 1
+        if result.model:
+            self.models[result.model] += 1
+        if result.latency_seconds is not None and result.attempts:
+            self.latencies.add(result.latency_seconds)
+        self.biller.add(self.bill, result)

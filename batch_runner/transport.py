@@ -1,0 +1,177 @@
+"""The real network under the client: aiohttp's sockets behind httpx's transport interface.
+
+httpx's own connection pool walks every connection on each request, so at 512 in flight it burns
+ten times the CPU of this arrangement; its Request and Response types cost next to nothing.
+"""
+
+import ipaddress
+import os
+import ssl
+import urllib.request
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from batch_runner.errors import UsageError
+from batch_runner.records import ErrorCode, Failure, UnknownBilling
+from batch_runner.retry import Blame, Problem
+
+
+CONNECT_SECONDS = 30.0
+IDLE_SECONDS = 4.0
+"""llama.cpp and others close idle connections after 5 s; ours must be gone before theirs."""
+
+REUSED: ContextVar[bool] = ContextVar("reused", default=False)
+"""Whether the attempt in this task went out on a kept-alive connection."""
+
+
+def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> AiohttpTransport:
+    """A transport without a connection limit of its own: the limiter is the limit.
+
+    Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA file.
+    """
+    url = urlsplit(base_url)
+    host = url.hostname or ""
+    context = _trust(ca_file) if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    proxy_url = None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            trace_configs=[_watch_reuse()],
+        )
+
+    return AiohttpTransport(
+        verify=context, client=session, proxy=httpx.Proxy(proxy_url) if proxy_url else None
+    )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def judge_exchange_error(error: Exception) -> Problem | None:
+    """What a broken exchange means; None for an error that no transport raises, which is a bug.
+
+    The transport's own mapping calls a reset a connect time-out, so aiohttp's cause decides.
+    """
+    cause: BaseException = error
+    if isinstance(error.__cause__, (aiohttp.ClientError, OSError)):
+        cause = error.__cause__
+    for kinds, code, blame, unknown in _MEANING:
+        if isinstance(cause, kinds):
+            message = f"{_CODE_WORDS[code]}: {str(cause) or type(cause).__name__}"
+            return Problem(
+                failure=Failure(code=code, message=message), blame=blame, unknown=unknown
+            )
+    return None
+
+
+_CODE_WORDS = {
+    ErrorCode.CONNECTION: "connection failed",
+    ErrorCode.TIMEOUT: "timed out",
+    ErrorCode.BAD_REPLY: "unreadable reply",
+}
+
+# The first kind that fits decides, so the special stand before the general.
+_MEANING: tuple[
+    tuple[tuple[type[BaseException], ...], ErrorCode, Blame, UnknownBilling | None], ...
+] = (
+    (
+        (
+            aiohttp.ClientConnectorCertificateError,
+            aiohttp.InvalidURL,
+            httpx.InvalidURL,
+            httpx.UnsupportedProtocol,
+            httpx.LocalProtocolError,
+        ),
+        ErrorCode.CONNECTION,
+        Blame.EVERYONE,
+        None,
+    ),
+    (
+        (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout, httpx.PoolTimeout),
+        ErrorCode.TIMEOUT,
+        Blame.FREE,
+        None,
+    ),
+    (
+        (
+            aiohttp.ClientConnectorError,
+            aiohttp.ClientHttpProxyError,
+            httpx.ConnectError,
+            httpx.ProxyError,
+        ),
+        ErrorCode.CONNECTION,
+        Blame.FREE,
+        None,
+    ),
+    (
+        (aiohttp.ServerTimeoutError, httpx.TimeoutException, TimeoutError),
+        ErrorCode.TIMEOUT,
+        Blame.MAYBE_BILLED,
+        UnknownBilling.TIMEOUT,
+    ),
+    (
+        (
+            httpx.DecodingError,
+            httpx.TooManyRedirects,
+            httpx.StreamError,
+            aiohttp.ClientResponseError,
+        ),
+        ErrorCode.BAD_REPLY,
+        Blame.MAYBE_BILLED,
+        UnknownBilling.BAD_REPLY,
+    ),
+    (
+        (aiohttp.ClientError, httpx.HTTPError, OSError),
+        ErrorCode.CONNECTION,
+        Blame.MAYBE_BILLED,
+        UnknownBilling.RESET,
+    ),
+)
+
+
+def _trust(ca_file: str | None) -> ssl.SSLContext:
+    """The job's CA file, else SSL_CERT_FILE, else the operating system's store."""
+    chosen = ca_file or os.environ.get("SSL_CERT_FILE")
+    if chosen is None:
+        import truststore  # noqa: PLC0415  # a run over plain http does not need it
+
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return ssl.create_default_context(cafile=chosen)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"cannot read the CA file {chosen!r}: {error}",
+            hint="endpoint.ca_file (or SSL_CERT_FILE) must name a PEM file",
+        ) from None
+
+
+def _environment_proxy(scheme: str, host: str) -> str | None:
+    if urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(scheme) or proxies.get("all")
+
+
+def _watch_reuse() -> aiohttp.TraceConfig:
+    async def reused(*_: Any) -> None:
+        REUSED.set(True)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    return trace

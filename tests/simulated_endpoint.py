@@ -1,0 +1,170 @@
+"""A discrete-event endpoint with a hidden limit: drives the pure controller through minutes in milliseconds."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Protocol
+
+from batch_runner.adaptive import AdaptiveLimit
+from batch_runner.concurrency import Pacer
+
+
+class Server(Protocol):
+    def admits(self, now: float) -> bool: ...
+    def finished(self) -> None: ...
+    def scale(self, factor: float) -> None: ...
+
+
+@dataclass
+class HiddenConcurrency:
+    """Serves `places` at a time and refuses the next one."""
+
+    places: float
+    busy: int = 0
+
+    def admits(self, now):
+        if self.busy >= int(self.places):
+            return False
+        self.busy += 1
+        return True
+
+    def finished(self):
+        self.busy -= 1
+
+    def scale(self, factor):
+        self.places *= factor
+
+
+@dataclass
+class HiddenRate:
+    """A token bucket, full at the start, that holds `burst_seconds` worth of calls, one at least."""
+
+    per_second: float
+    burst_seconds: float = 1.0
+    at: float = 0.0
+    tokens: float = field(init=False)
+
+    def __post_init__(self):
+        self.tokens = self.burst
+
+    @property
+    def burst(self):
+        return max(1.0, self.per_second * self.burst_seconds)
+
+    def admits(self, now):
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_second)
+        self.at = now
+        if self.tokens < 1 - 1e-9:
+            return False
+        self.tokens -= 1
+        return True
+
+    def finished(self):
+        pass
+
+    def scale(self, factor):
+        self.per_second *= factor
+
+
+@dataclass
+class Refusing:
+    """Refuses a share of all calls, whatever the load: there is no level to find."""
+
+    share: float
+    random: random.Random
+
+    def admits(self, now):
+        return self.random.random() >= self.share
+
+    def finished(self):
+        pass
+
+    def scale(self, factor):
+        self.share *= factor
+
+
+@dataclass
+class Outcome:
+    served: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
+
+    def goodput(self, since: float, until: float) -> float:
+        return sum(since <= at < until for at in self.served) / (until - since)
+
+    def refused_share(self, until: float) -> float:
+        refused = sum(at < until for at in self.refused)
+        return refused / max(1, refused + sum(at < until for at in self.served))
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """An endless queue of rows before `server`, sent under `limit` as the limiter sends them."""
+
+    limit: AdaptiveLimit
+    server: Server
+    latency: Callable[[], float]
+    round_trip: float = 0.05
+    retry_after: float | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __post_init__(self):
+        self.pacer = Pacer(None)
+        self.events: list = []
+        self.order = count()
+        self.booked = 0  # attempts that hold a place and wait for their turn
+        self.cool_until = 0.0
+
+    def at(self, when, act, what):
+        heappush(self.events, (when, next(self.order), act, what))
+
+    def run(self, seconds: float, scale_at: dict[float, float] | None = None) -> Outcome:
+        for when, factor in (scale_at or {}).items():
+            self.at(when, self.scale, factor)
+        self.at(0.0, self.wake, None)
+        while self.events and self.events[0][0] <= seconds:
+            now, _, act, what = heappop(self.events)
+            act(now, what)
+            if now >= self.cool_until:
+                self.book(now)
+        return self.outcome
+
+    def book(self, now):
+        self.pacer.per_second = self.limit.pace
+        while self.limit.in_flight + self.booked < self.limit.limit:
+            self.booked += 1
+            self.at(now + self.pacer.reserve(now), self.send, self.limit.rate_limited)
+
+    def wake(self, now, _):
+        """A cool-down may be over: the loop books."""
+
+    def scale(self, now, factor):
+        self.server.scale(factor)
+
+    def send(self, now, refused_when_booked):
+        self.booked -= 1
+        if now < self.cool_until or self.limit.rate_limited != refused_when_booked:
+            return  # a pause came in between: the place is given back
+        ticket = self.limit.on_begin(now)
+        if self.server.admits(now + self.round_trip / 2):
+            self.at(now + self.round_trip + self.latency(), self.served, ticket)
+        else:
+            self.at(now + self.round_trip, self.refused, ticket)
+
+    def served(self, now, ticket):
+        self.server.finished()
+        self.outcome.served.append(now)
+        self.limit.on_success(ticket, now)
+        self.outcome.limits.append(self.limit.limit)
+
+    def refused(self, now, ticket):
+        self.outcome.refused.append(now)
+        pause = self.limit.on_rate_limited(ticket, now, self.retry_after)
+        self.outcome.limits.append(self.limit.limit)
+        if now + pause > self.cool_until:
+            self.limit.on_pause(now + pause - max(now, self.cool_until))
+            self.pacer.restart()
+            self.cool_until = now + pause
+            self.at(self.cool_until, self.wake, None)

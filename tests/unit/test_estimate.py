@@ -1,0 +1,187 @@
+from array import array
+from decimal import Decimal
+from random import Random
+
+import pytest
+
+from batch_runner.estimate import (
+    Caution,
+    Point,
+    Range,
+    _t_quantile,
+    describe,
+    describe_ceiling,
+    input_total,
+    overhead,
+    project,
+    sample_plan,
+    total_ceiling,
+)
+
+
+def dollars(amount):
+    return f"${amount:.2f}"
+
+
+def test_a_plan_takes_one_row_from_each_stratum_of_length():
+    counts = array("Q", [Random(7).randrange(10_000) for _ in range(1000)])
+    Random(1).shuffle(counts)
+    plan = sample_plan(counts, 30, seed=1)
+    ranks = {row: rank for rank, row in enumerate(sorted(range(1000), key=counts.__getitem__))}
+    assert [ranks[row] * 30 // 1000 for row in plan] == pytest.approx(list(range(30)), abs=1)
+    assert [counts[row] for row in plan] == sorted(counts[row] for row in plan)
+
+
+def test_a_plan_is_repeatable_by_its_seed():
+    counts = list(range(500))
+    assert sample_plan(counts, 30, seed=1) == sample_plan(counts, 30, seed=1)
+    assert sample_plan(counts, 30, seed=1) != sample_plan(counts, 30, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "taken"), [(0, 30, 0), (1, 30, 1), (7, 30, 7), (31, 30, 30)]
+)
+def test_a_plan_never_takes_a_row_twice(rows, size, taken):
+    plan = sample_plan([5] * rows, size, seed=0)
+    assert len(plan) == len(set(plan)) == taken
+    assert set(plan) <= set(range(rows))
+
+
+def test_every_row_can_be_drawn():
+    drawn = {row for seed in range(200) for row in sample_plan([1, 2, 3, 4, 5, 6, 7], 3, seed)}
+    assert drawn == set(range(7))
+
+
+def test_strata_of_unequal_size_do_not_bias_the_total():
+    """45 rows in 30 strata of one or two: unweighted rows would favour the strata of one."""
+    amounts = [Decimal(row % 3) for row in range(45)]
+    totals = [
+        project([amounts[row] for row in sample_plan(range(45), 30, seed)], 45).expected
+        for seed in range(2000)
+    ]
+    assert float(sum(totals) / len(totals)) == pytest.approx(float(sum(amounts)), rel=0.01)
+
+
+def test_a_sample_of_everything_has_no_doubt_left():
+    estimate = project([Decimal("0.10"), Decimal("0.25")], 2)
+    assert estimate == Range(low=Decimal("0.35"), expected=Decimal("0.35"), high=Decimal("0.35"))
+
+
+def test_fewer_than_ten_rows_give_a_point_and_no_range():
+    estimate = project([Decimal(1)] * 9, 90)
+    assert estimate == Point(expected=Decimal(90))
+    assert describe(estimate, dollars) == (
+        "about $90.00\ncaution: too few sampled rows for a range: sample 30"
+    )
+    assert isinstance(project([Decimal(1)] * 10, 90), Range)
+
+
+def test_a_range_never_goes_below_what_the_sample_itself_took():
+    amounts = [0] * 29 + [3000]
+    assert project(amounts, 1000).low == 3000
+
+
+def test_a_trend_along_the_strata_does_not_widen_the_range():
+    trend = list(range(1000, 4000, 100))
+    shuffled = trend.copy()
+    Random(3).shuffle(shuffled)
+    even, uneven = project(trend, 5000), project(shuffled, 5000)
+    assert even.expected == pytest.approx(uneven.expected, rel=Decimal("0.01"))
+    assert even.high - even.expected < (uneven.high - uneven.expected) / 5
+
+
+def test_identical_rows_are_certain_but_for_rows_unlike_them():
+    estimate = project([5] * 30, 3000, row_ceiling=10)
+    assert estimate == Range(low=Decimal(15000), expected=Decimal(15000), high=Decimal(15000))
+    assert project([5] * 30, 3000).cautions == (Caution.UNSEEN_KIND,)
+    assert project([5] * 30, 3000, row_ceiling=100).cautions == (Caution.UNSEEN_KIND,)
+
+
+def test_wide_and_heavy_tailed_samples_are_told():
+    estimate = project([10] * 29 + [1000], 3000, row_ceiling=1000)
+    assert {Caution.WIDE, Caution.HEAVY_TAIL} <= set(estimate.cautions)
+    text = describe(estimate, dollars)
+    assert text.startswith("likely range $1290.00 to $")
+    assert f"caution: {Caution.HEAVY_TAIL}" in text.splitlines()
+
+
+@pytest.mark.parametrize(("sampled", "population"), [([], 10), ([1, 2], 1)])
+def test_a_sample_that_cannot_stand_for_the_rows_is_an_error(sampled, population):
+    with pytest.raises(ValueError, match=f"{len(sampled)} sampled rows"):
+        project(sampled, population)
+
+
+def test_seconds_of_all_calls_are_shared_by_the_calls_at_a_time():
+    assert project([2.5] * 30, 300, row_ceiling=2.5).divided(10) == Range(
+        low=Decimal(75), expected=Decimal(75), high=Decimal(75)
+    )
+    assert project([2.5], 4).divided(2).expected == 5
+
+
+@pytest.mark.parametrize(
+    ("freedom", "tabulated"),
+    [(9, 2.262157), (14, 2.144787), (29, 2.045230), (99, 1.984217), (10_000, 1.960201)],
+)
+def test_t_quantiles_agree_with_the_tables(freedom, tabulated):
+    assert _t_quantile(freedom) == pytest.approx(tabulated, abs=0.0003)
+
+
+def test_overhead_is_the_typical_difference_and_ignores_odd_rows():
+    counted = [100, 200, 300, 400, 500]
+    assert overhead([113, 213, 313, 413, 9000], counted) == 13
+    assert overhead([90, 190, 290, 390, 490], counted) == -10
+    assert overhead([], []) == 0
+
+
+def test_the_input_side_counts_every_row():
+    assert input_total([100, 200], 13) == 326
+    assert input_total(array("Q", [100, 5]), -10) == 90
+    assert input_total([]) == 0
+
+
+def test_one_row_without_a_bound_leaves_the_total_without_one():
+    assert total_ceiling([Decimal("0.5"), 2]) == Decimal("2.5")
+    assert total_ceiling([Decimal("0.5"), None]) is None
+    assert describe_ceiling(None, dollars) == "no bound"
+    assert describe_ceiling(Decimal("2.5"), dollars) == "at most $2.50"
+
+
+def outputs_of(shape, seed):
+    draw = Random(seed)
+    counted = [round(800 * draw.lognormvariate(0, 0.8)) + 1 for _ in range(2000)]
+    return counted, [round(shape(count, draw)) + 1 for count in counted]
+
+
+def estimates(shape, size=30, trials=150):
+    counted, outputs = outputs_of(shape, seed=11)
+    for trial in range(trials):
+        plan = sample_plan(counted, size, trial)
+        yield project([outputs[row] for row in plan], len(outputs), row_ceiling=4096), sum(outputs)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda count, draw: 0.2 * count * draw.lognormvariate(0, 0.3),
+        lambda count, draw: 10 * count**0.5 * draw.lognormvariate(0, 0.4),
+        lambda count, draw: 300 * draw.lognormvariate(0, 0.8),
+    ],
+    ids=["proportional", "square root", "independent"],
+)
+def test_the_likely_range_holds_the_total_85_times_in_100_at_30_samples(shape):
+    held = [one.low <= total <= one.high for one, total in estimates(shape)]
+    assert sum(held) / len(held) >= 0.85
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda count, draw: 500 * draw.lognormvariate(0, 1.2),
+        lambda count, draw: (3000 if draw.random() < 0.05 else 100) * draw.lognormvariate(0, 0.1),
+    ],
+    ids=["reasoning", "bimodal"],
+)
+def test_heavy_tails_are_missed_only_with_a_caution(shape):
+    missed = [one for one, total in estimates(shape) if not one.low <= total <= one.high]
+    assert missed, "the control: these populations do escape the range"
+    assert all("caution: " in describe(one, dollars) for one in missed)

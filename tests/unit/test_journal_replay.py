@@ -1,0 +1,215 @@
+import hashlib
+
+import pytest
+
+from batch_runner.disk import Disk
+from batch_runner.errors import StorageError, UsageError
+from batch_runner.job import Durability
+from batch_runner.journal import (
+    DamageKind,
+    Intent,
+    Journal,
+    RunDirectory,
+    replay,
+    verify,
+)
+from batch_runner.journal.line import seal
+from batch_runner.records import Completion, Failure, RowResult, RowStatus
+
+
+def key(n):
+    return hashlib.blake2b(str(n).encode(), digest_size=16).digest()
+
+
+def intent(n, attempt=1):
+    return Intent(
+        key=key(n), attempt=attempt, row=n, model="m", request_bytes=10, max_output_tokens=5
+    )
+
+
+def answer(n, text="yes"):
+    return RowResult(key=key(n), row=n, ending=Completion(text=text))
+
+
+def failure(n, code="timeout"):
+    return RowResult(key=key(n), row=n, ending=Failure(code=code, message="too late"))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = RunDirectory(tmp_path / "out.csv.run")
+    directory.create()
+    return directory
+
+
+def open_journal(directory, run_id="r1", **options):
+    return Journal(directory, run_id=run_id, durability=Durability.OFF, reserve_bytes=0, **options)
+
+
+def test_a_folder_that_never_ran_has_nothing_to_tell(tmp_path):
+    with replay(RunDirectory(tmp_path / "none.run")) as found:
+        assert found.find(key(1)) is None
+        assert (found.damage, found.unknown, found.runs) == ([], (), ())
+        assert list(found.results()) == []
+    assert not (tmp_path / "none.run").exists()
+
+
+def test_the_latest_answer_counts_and_every_result_was_paid(directory):
+    history = [answer(1, "first"), failure(1), answer(1, "second"), failure(2), failure(2, "auth")]
+    for run, result in enumerate(history):
+        with open_journal(directory, f"r{run}") as journal:
+            journal.finish(result)
+    with replay(directory) as found:
+        assert found.load(found.find(key(1))) == history[2]
+        assert found.find(key(2)).code == "auth"
+        assert found.find(key(2)).status is RowStatus.FAILED
+        assert list(found.results()) == history
+
+
+def test_calls_in_flight_when_a_process_died_are_unknown(directory):
+    first = open_journal(directory, "killed", segment_bytes=400)
+    for n in range(6):
+        first.begin(intent(n))
+    first.finish(answer(0))
+    first.begin(intent(1, attempt=2))
+    first.finish(failure(1))
+    with open_journal(directory, "second") as journal:
+        journal.begin(intent(2))
+        journal.finish(answer(2))
+    with replay(directory) as found:
+        assert list(found.unknown) == [intent(n) for n in range(2, 6)]
+        assert [(run.run_id, run.ended_cleanly) for run in found.runs] == [
+            ("killed", False),
+            ("second", True),
+        ]
+    first.close(clean=False)
+
+
+def test_a_run_that_still_goes_on_can_be_read(directory):
+    journal = open_journal(directory, settings={"model": "m"})
+    journal.begin(intent(1))
+    journal.finish(answer(1))
+    journal.begin(intent(2))
+    with replay(directory) as found:
+        assert found.find(key(1)).status is RowStatus.OK
+        assert [each.row for each in found.unknown] == [2]
+        assert found.runs[0].settings == {"model": "m"}
+        assert not found.runs[0].ended_cleanly
+    journal.close(clean=True)
+
+
+def test_an_entry_whose_line_has_rotted_since_is_not_believed(directory):
+    with open_journal(directory) as journal:
+        journal.finish(answer(1, "the truth"))
+    with replay(directory) as found:
+        path = directory.segment(0)
+        path.write_bytes(path.read_bytes().replace(b"truth", b"trash"))
+        assert found.load(found.find(key(1))) is None
+
+
+def test_another_rows_line_is_never_taken_for_the_one_asked_for(directory):
+    with open_journal(directory) as journal:
+        journal.finish(answer(1))
+        journal.finish(answer(2))
+    with replay(directory) as found:
+        one, two = found.find(key(1)), found.find(key(2))
+        assert one.length == two.length
+        data = directory.segment(0).read_bytes()
+        moved = bytearray(data)
+        moved[one.offset : one.offset + one.length] = data[two.offset : two.offset + two.length]
+        directory.segment(0).write_bytes(moved)
+        assert found.load(one) is None
+        assert found.load(two) == answer(2)
+
+
+def test_a_segment_that_has_vanished_gives_no_answer(directory):
+    with open_journal(directory) as journal:
+        journal.finish(answer(1))
+    with replay(directory) as found:
+        directory.segment(0).unlink()
+        assert found.load(found.find(key(1))) is None
+
+
+def test_results_in_a_hundred_segments_are_read_with_few_open_files(directory):
+    with open_journal(directory, segment_bytes=1) as journal:
+        for n in range(100):
+            journal.finish(answer(n, f"text {n}"))
+
+    class CountingDisk(Disk):
+        opened = 0
+
+        def open(self, path, flags, mode=0o600):
+            self.opened += 1
+            return super().open(path, flags, mode)
+
+        def close(self, fd):
+            self.opened -= 1
+            super().close(fd)
+
+    disk = CountingDisk()
+    with replay(directory, disk=disk) as found:
+        for n in [*range(100), *range(0, 100, 7)]:
+            assert found.load(found.find(key(n))).ending.text == f"text {n}"
+        assert disk.opened <= 32
+    assert disk.opened == 0
+
+
+def test_a_line_longer_than_many_chunks_is_read_whole(directory):
+    text = "long " * 3_000_000
+    with open_journal(directory) as journal:
+        journal.finish(answer(1, text))
+        journal.finish(answer(2))
+    with replay(directory) as found:
+        assert found.load(found.find(key(1))).ending.text == text
+        assert found.find(key(2)) is not None
+        assert found.damage == []
+
+
+def test_a_journal_of_a_later_format_is_refused_not_misread(directory):
+    directory.segment(0).write_bytes(seal(b'{"header":{"format":2,"new":true}', 0))
+    for read in (replay, verify):
+        with pytest.raises(UsageError, match="format 2"):
+            read(directory)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_journal(directory):
+    with open_journal(directory) as journal:
+        journal.finish(answer(1))
+
+    class DeadDisk(Disk):
+        def read(self, fd, size):
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(StorageError, match=r"00000000\.jsonl"):
+        replay(directory, disk=DeadDisk())
+
+
+def test_lines_of_an_unknown_kind_are_counted_and_passed_over(directory):
+    with open_journal(directory) as journal:
+        journal.finish(answer(1))
+        journal._add(b'{"note":"from a later version"')
+        journal.finish(answer(2))
+    report = verify(directory)
+    assert (report.headers, report.results, report.ends, report.other) == (1, 2, 1, 1)
+    assert report.is_sound
+    with replay(directory) as found:
+        assert len(found.index) == 2
+
+
+def test_replay_changes_nothing(directory):
+    journal = open_journal(directory)
+    journal.finish(answer(1))
+    journal.close(clean=False)
+    with directory.segment(0).open("ab") as file:
+        file.write(b'{"torn')
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in _files(directory)}
+    with replay(directory) as found:
+        list(found.results())
+        verify(directory)
+        assert [damage.kind for damage in found.damage] == [DamageKind.TORN]
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in _files(directory)}
+    assert after == before
+
+
+def _files(directory):
+    return [path for path in directory.path.rglob("*") if path.is_file()]
