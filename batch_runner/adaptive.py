@@ -19,6 +19,7 @@ IN_USE = 0.8  # share of a limit that must be used before it may grow
 CUT = 0.8
 RATE_STEP = 1.05  # growth a tick; a bucket hides an excess for seconds, so it must stay small
 FLOOR_RATE = 0.2  # calls a second
+FAST_RATE_STEP = 1.1
 EMPTY_BUCKET_SECONDS = 1.0  # what a bucket may regain in a pause
 MOST_OWED = 200  # successes between two probes: at one or two refusals a probe, under 1 %
 LONGEST_DEBT = 60.0  # seconds after which a slow endpoint need not pay in full
@@ -136,6 +137,7 @@ class AdaptiveLimit:
         self._refused_at = -1
         self._rate_step = RATE_STEP
         self._confirmed = 0
+        self._excused = False
         self._cut_kind = ""
         self._cut_span_seconds = 1.0
         self._owed = self._owed_each = 0.0
@@ -239,7 +241,7 @@ class AdaptiveLimit:
         admitted = self._span.admitted
         self._burst = self._burst or admitted
         seen = self._span.rate(now, self._burst)
-        if others >= self._proven:
+        if self._is_level(others):
             patience = self._hit_level(others, seen)
             why = f"refused with {others} in flight"
         else:
@@ -255,6 +257,19 @@ class AdaptiveLimit:
         self._pace = max(1.0, (admitted - 1) / (now - self._span.began + 0.5)) * (2 if sure else 1)
         self._pace_step = self._pace * (0.1 if sure else 0.02)
         return why
+
+    def _is_level(self, others: int) -> bool:
+        """Whether no more attempts than `others` ever got in, give or take those on the road.
+
+        A shortfall of a few is excused once: a request under way counts here before it counts
+        there. It is not excused twice, or a rate would be mistaken for one level after another.
+        """
+        if others >= self._proven:
+            self._excused = self._excused and self._level <= self._wall
+            return True
+        excused = not self._excused and others >= min(self._proven - 1, 0.95 * self._proven) > 2
+        self._excused = excused
+        return excused
 
     def _hit_level(self, others: int, seen: float) -> float:
         """The level is what was refused. Returns how many pauses to hold it."""
@@ -348,7 +363,8 @@ class AdaptiveLimit:
         if in_use and rate < self._rate_wall:
             self.rate = min(self._rate_wall, rate * self._rate_step)
         elif in_use and paid:
-            self.rate = rate * self._rate_step
+            beyond = rate > 1.3 * self._rate_wall  # then the limit itself has moved
+            self.rate = rate * (max(FAST_RATE_STEP, self._rate_step) if beyond else self._rate_step)
 
     def _end_round(self, now: float, *, paid: bool) -> None:
         if paid and self._peak >= IN_USE * self.limit:

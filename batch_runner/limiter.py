@@ -181,7 +181,9 @@ class Limiter:
         """Wait for cool-down, place and turn. Returns when that was."""
         while True:
             if (left := self.cooling_seconds(self.clock())) > 0:
-                await anyio.sleep(left + self._jitter() * self._spread_seconds)
+                # A pace spreads the callers better than chance can.
+                spread_seconds = self._spread_seconds if self.adaptive.pace is None else 0.0
+                await anyio.sleep(left + self._jitter() * spread_seconds)
                 continue  # it may have been prolonged
             try:
                 self.places.acquire_on_behalf_of_nowait(slot)

@@ -30,7 +30,7 @@ from batch_runner.records import RowResult, RowStatus, UnknownBilling
 from batch_runner.signals import raise_on_signals
 from batch_runner.summary import RunSummary
 from batch_runner.tally import Tally
-from batch_runner.work import Work, open_work, write_meta
+from batch_runner.work import Work, open_work, remember_job, write_json
 
 
 log = logging.getLogger("batch_runner")
@@ -125,6 +125,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             yield work, None
             return
         budget = _budget(work)
+        remember_job(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
 
 
@@ -234,12 +235,12 @@ def _conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> Run
         return summary
     if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
         summary.elapsed_seconds = time.time() - work.started_at
-        write_meta(work, summary)
+        write_json(work.job.meta_path, summary.to_json())
         return summary
     exported = export(work, work.job.output_path)
     _add_output(summary, exported, work, options)
     summary.elapsed_seconds = time.time() - work.started_at
-    write_meta(work, summary)
+    write_json(work.job.meta_path, summary.to_json())
     return summary
 
 

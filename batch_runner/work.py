@@ -31,7 +31,6 @@ from batch_runner.plan import Plan, Wanted, make_plan, unfinished
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
 from batch_runner.structured import AnswerSchema
-from batch_runner.summary import RunSummary
 from batch_runner.tables import Format, Table, format_of, open_table
 
 
@@ -135,12 +134,6 @@ def check_output(job: JobSpec, table: Table) -> None:
             f"{place} exists and was not written by this job",
             hint="move it away, or choose another file",
         )
-
-
-def write_meta(work: Work, summary: RunSummary) -> None:
-    """`<output>.meta.json` and the manifest tell of this run."""
-    write_json(work.job.meta_path, summary.to_json())
-    remember_job(work)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

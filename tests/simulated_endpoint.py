@@ -108,6 +108,7 @@ class Simulation:
     latency: Callable[[], float]
     round_trip: float = 0.05
     retry_after: float | None = None
+    began: float = 0.0
     outcome: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self):
@@ -123,7 +124,7 @@ class Simulation:
     def run(self, seconds: float, scale_at: dict[float, float] | None = None) -> Outcome:
         for when, factor in (scale_at or {}).items():
             self.at(when, self.scale, factor)
-        self.at(0.0, self.wake, None)
+        self.at(self.began, self.wake, None)
         while self.events and self.events[0][0] <= seconds:
             now, _, act, what = heappop(self.events)
             act(now, what)

@@ -422,4 +422,6 @@ def test_cost_of_an_uncontended_attempt(capsys):
         adaptive.adaptive._pace = 1e9
         cost_adaptive = anyio.run(story, adaptive, headers)
         with capsys.disabled():
-            print(f"\nslot, headers {name}: fixed {cost:.1f} us, auto {cost_adaptive:.1f} us")
+            print(  # noqa: T201 - a benchmark reports
+                f"\nslot, headers {name}: fixed {cost:.1f} us, auto {cost_adaptive:.1f} us"
+            )

@@ -1,0 +1,83 @@
+"""What most tests stand on: a clean environment, a fault server, and the command line as users have it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from batch_runner.faultserver import FaultServer, running
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, proxy or setting of the developer's machine reaches a test."""
+    for name in list(os.environ):
+        ours = name.startswith(("BATCH_RUNNER_", "OPENAI_")) or name.endswith("_API_KEY")
+        if ours or name.lower().endswith("_proxy") or name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def fault_server() -> Iterator[FaultServer]:
+    """A fault server in this process, on a free port; call `settle()` before reading its ledger."""
+    with running() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """`batch-runner` as a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def __call__(self, *arguments: str, timeout: float = 60, **environment: str) -> Ran:
+        ended = subprocess.run(
+            [sys.executable, "-m", "batch_runner", *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The process, still running; whoever starts it ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "batch_runner", *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path, clean_environment: None) -> CommandLine:
+    return CommandLine(tmp_path)
