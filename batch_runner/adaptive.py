@@ -136,6 +136,7 @@ class AdaptiveLimit:
         self._burst = 0  # attempts before the first refusal: more than any bucket held
         self._refused_at = -1
         self._rate_step = RATE_STEP
+        self._sustained = 0.0  # attempts a second over the last span long enough to tell
         self._confirmed = 0
         self._excused = False
         self._cut_kind = ""
@@ -248,6 +249,8 @@ class AdaptiveLimit:
             patience = self._hit_rate(others, seen)
             why = f"refused after {seen:.3g} a second with {others} in flight"
         self._refused_at = others
+        if admitted >= FEW:
+            self._sustained = seen
         self._gain = 0.5 / 2 ** min(self._confirmed, 4)
         self._owed = self._owed_each
         self._owed_until = now + LONGEST_DEBT
@@ -295,7 +298,7 @@ class AdaptiveLimit:
         self._wall = math.inf
         self._level = max(float(self.bounds.minimum), float(others), CUT * self._level)
         if before is None:
-            self.rate = self._rate_wall = seen
+            self.rate = self._rate_wall = max(seen, self._sustained / 2)
         else:
             self._rate_wall = max(seen, self._rate_wall / 2)
             if admitted < 30 and self._rate_wall < CUT * before:
@@ -350,7 +353,7 @@ class AdaptiveLimit:
         """If more load brings more refusals, the cuts were right: they come back."""
         share = self._tally.share(self.rate_limited, self._begun_ever)
         refused = self.rate_limited - self._tally.refused
-        if now < self._deaf_until and refused >= 5 and share > 2.5 * self._doubted.share:
+        if now < self._deaf_until and refused >= 5 and share > 2 * self._doubted.share:
             self._deaf_until = now
             self._strikes_needed *= 2
             self._tally = _Tally(self.rate_limited, self._begun_ever)

@@ -1,4 +1,4 @@
-"""Which results the journal holds and where: about 40 bytes a row.
+"""Which results the journal holds and where: 38 to 45 bytes a row.
 
 A dict of keys costs 150 to 200 bytes a row. Here keys lie end to end in one bytearray and a table
 of 4-byte entry numbers finds them by open addressing. Keys are hashes already, so their own bits

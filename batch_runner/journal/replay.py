@@ -113,7 +113,7 @@ class Replay:
 def replay(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> Replay:
     """Everything the journal tells, read once from its first byte to its last; nothing is written.
 
-    Costs about 2 microseconds of CPU a line and 40 bytes of memory a finished row.
+    Costs about 3 microseconds of CPU a line of 1 KB and 38 to 45 bytes of memory a finished row.
     Raises StorageError for a file that cannot be read, UsageError for a later format.
     """
     found = Replay(directory, disk=disk)
