@@ -54,7 +54,7 @@ test-faults: install ## kills, full disks, power cuts, fault injection (minutes;
 	$(BIN)/python -m pytest -m slow
 
 bench: install ## figures: speed, memory, start-up
-	$(BIN)/python -m pytest -m benchmark -s
+	cd tests/benchmarks && for case in startup throughput in_flight scale estimate_coverage; do PYTHONPATH=$(CURDIR) ../../$(BIN)/python bench_$$case.py || exit 1; done
 
 sample-data: install ## write sample_data/ again
 	$(BIN)/python sample_data/generate.py

@@ -163,6 +163,11 @@ class AdaptiveLimit:
         return self._pace if self.bounds.adaptive and self._pace < UNPACED else None
 
     def on_begin(self, now: float) -> Ticket:
+        if not self._begun_ever:
+            # Rates are reckoned from the first attempt: a clock may have run for days before it.
+            self._span = _Span(now)
+            self._new_round(now)
+            self._new_tick(now)
         others = self.in_flight
         self.in_flight = others + 1
         if others >= self._peak:

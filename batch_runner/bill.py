@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from batch_runner.pricing import Doubt, PriceBook
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
@@ -12,6 +12,17 @@ from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, 
 
 CEILING_OVERHEAD_TOKENS = 64
 """Tokens a server may add around a request; a token is never less than one byte of it."""
+
+
+class Lost(Protocol):
+    """A call that was begun and never ended: the journal's `Intent`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def request_bytes(self) -> int | None: ...
+    @property
+    def max_output_tokens(self) -> int | None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,32 +61,52 @@ class Bill:
     """Attempts whose usage came back."""
     tokens: Tokens = field(default_factory=Tokens)
     answers: Decimal = Decimal(0)
-    """Dollars of the attempts that gave rows their answers."""
+    """Dollars of the attempts that gave rows their answers, at list price."""
     failures: Decimal = Decimal(0)
     """Dollars of the other attempts whose usage came back."""
+    perhaps_less: Decimal = Decimal(0)
+    """By how much those two may be too high: input read from a cache that was not reported."""
+    perhaps_more: Decimal = Decimal(0)
+    """By how much they may be too low: cache writes that were not reported."""
     unpriced: int = 0
     """Answered attempts without a price or a needed count: their cost is unknown."""
     unknown: Counter[UnknownBilling] = field(default_factory=Counter)
     """Attempts whose usage never came back."""
     unknown_at_most: Decimal = Decimal(0)
-    """What those may have cost, as far as it is bounded."""
+    """What attempts of unknown cost or billing may have cost, as far as it is bounded."""
     unbounded: int = 0
-    """Attempts of unknown billing whose cost has no bound: no max_output_tokens, or no price."""
+    """Attempts of unknown cost that nothing bounds: no max_output_tokens, images, or no price."""
+    doubtful: int = 0
+    """Answered attempts at rates that may be too low: another tier's, or those of a fine-tune's base."""
     doubts: Counter[Doubt] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    """Attempts by the price list entry that priced them."""
 
     @property
-    def at_least(self) -> Decimal | None:
-        """Dollars certainly spent; None when nothing that was answered has a price."""
+    def listed(self) -> Decimal | None:
+        """Dollars at list price for what was reported; None when nothing answered has a price."""
         if self.answered and self.unpriced == self.answered:
             return None
         return self.answers + self.failures
 
     @property
+    def at_least(self) -> Decimal | None:
+        """Dollars certainly spent; None when nothing that was answered has a price."""
+        return None if self.listed is None else self.listed - self.perhaps_less
+
+    @property
     def at_most(self) -> Decimal | None:
         """Dollars that can have been spent; None when that has no bound."""
-        if self.unpriced or self.unbounded or self.at_least is None:
+        if self.unbounded or self.doubtful:
             return None
-        return self.at_least + self.unknown_at_most
+        return self.answers + self.failures + self.perhaps_more + self.unknown_at_most
+
+    def bound(self, ceiling: Decimal | None, *, calls: int = 1) -> None:
+        """Calls of unknown cost are added, each of which cost at most `ceiling`."""
+        if ceiling is None:
+            self.unbounded += calls
+        else:
+            self.unknown_at_most += ceiling * calls
 
     @property
     def unknown_calls(self) -> int:
@@ -87,14 +118,18 @@ class Bill:
         self.tokens.merge(other.tokens)
         self.answers += other.answers
         self.failures += other.failures
+        self.perhaps_less += other.perhaps_less
+        self.perhaps_more += other.perhaps_more
         self.unpriced += other.unpriced
         self.unknown += other.unknown
         self.unknown_at_most += other.unknown_at_most
         self.unbounded += other.unbounded
+        self.doubtful += other.doubtful
         self.doubts += other.doubts
+        self.sources += other.sources
 
     def to_json(self) -> dict[str, Any]:
-        """Dollars as numbers of nine decimals at least, exact in text form beside them."""
+        """Dollars as numbers, and once more as text, which is exact."""
         return {
             "calls_sent": self.calls,
             "calls_answered": self.answered,
@@ -106,22 +141,33 @@ class Bill:
                 "reasoning": self.tokens.reasoning,
                 "unreported_calls": self.tokens.unreported,
             },
+            "cost_usd": _money(self.listed),
             "cost_usd_at_least": _money(self.at_least),
             "cost_usd_at_most": _money(self.at_most),
             "cost_usd_failed_attempts": _money(self.failures),
+            "cost_usd_exact": {
+                "listed": _text(self.listed),
+                "at_least": _text(self.at_least),
+                "at_most": _text(self.at_most),
+            },
             "unpriced_calls": self.unpriced,
+            "unbounded_calls": self.unbounded,
             "doubts": {doubt.name.lower(): n for doubt, n in sorted(self.doubts.items())},
         }
 
 
 class Biller:
-    """Prices results, attempt by attempt."""
+    """Prices results, attempt by attempt.
 
-    def __init__(self, prices: PriceBook) -> None:
+    `tiers` are the service tiers a call may be billed at when its reply did not say.
+    """
+
+    def __init__(self, prices: PriceBook, *, tiers: tuple[str | None, ...] = (None,)) -> None:
         self.prices = prices
+        self.tiers = tiers
 
     def cost(self, result: RowResult) -> Decimal | None:
-        """Dollars of all attempts with known usage; None when one of them has no price."""
+        """List price of all attempts with known usage; None when one of them has no price."""
         total = Decimal(0)
         for billed in result.billed:
             dollars = self.prices.cost(billed, asked=result.asked_model)
@@ -130,42 +176,24 @@ class Biller:
             total += dollars
         return total if result.billed else None
 
-    def add(self, bill: Bill, result: RowResult) -> None:
-        """`bill` has the result's calls, tokens and dollars added."""
-        bill.calls += result.attempts
+    def bill(self, result: RowResult) -> Bill:
+        """The calls, tokens and dollars of one row."""
+        bill = Bill(calls=result.attempts)
         has_answer = isinstance(result.ending, Completion)
         for position, billed in enumerate(result.billed):
             is_answer = has_answer and position == len(result.billed) - 1
-            self._add_billed(bill, billed, asked=result.asked_model, is_answer=is_answer)
+            self._add_billed(bill, billed, result, is_answer=is_answer)
         for cause, attempts in result.unknown.items():
-            self.add_unknown(
-                bill,
-                cause,
-                attempts=attempts,
-                model=result.asked_model or result.model or "",
-                request_bytes=result.request_bytes,
-                max_output_tokens=result.max_output_tokens,
-                at=result.started_at,
-            )
+            bill.unknown[cause] += attempts
+            bill.bound(self._ceiling_of(result, at=result.started_at), calls=attempts)
+        return bill
 
-    def add_unknown(
-        self,
-        bill: Bill,
-        cause: UnknownBilling,
-        *,
-        attempts: int,
-        model: str,
-        request_bytes: int | None,
-        max_output_tokens: int | None,
-        at: float | None,
-    ) -> None:
-        """`bill` has attempts added whose usage never came back. Does not count them as calls."""
-        bill.unknown[cause] += attempts
-        ceiling = self.ceiling(model, request_bytes, max_output_tokens, at=at)
-        if ceiling is None:
-            bill.unbounded += attempts
-        else:
-            bill.unknown_at_most += ceiling * attempts
+    def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
+        """The bill of a call that was in flight when its process died."""
+        bill = Bill(calls=1, unknown=Counter({UnknownBilling.CRASH: 1}))
+        ceiling = self.ceiling(intent.model, intent.request_bytes, intent.max_output_tokens, at=at)
+        bill.bound(ceiling)
+        return bill
 
     def ceiling(
         self,
@@ -174,36 +202,67 @@ class Biller:
         max_output_tokens: int | None,
         *,
         at: float | None = None,
-        service_tier: str | None = None,
     ) -> Decimal | None:
         """The most that one call can cost; None when nothing bounds it."""
         if request_bytes is None:
             return None
-        return self.prices.ceiling(
-            model=model,
-            input_tokens=request_bytes + CEILING_OVERHEAD_TOKENS,
-            max_output_tokens=max_output_tokens,
-            service_tier=service_tier,
+        ceilings = [
+            self.prices.ceiling(
+                model=model,
+                input_tokens=request_bytes + CEILING_OVERHEAD_TOKENS,
+                max_output_tokens=max_output_tokens,
+                service_tier=tier,
+                at=at,
+            )
+            for tier in self.tiers
+        ]
+        return None if None in ceilings else max(filter(None, ceilings), default=Decimal(0))
+
+    def _ceiling_of(self, result: RowResult, *, at: float | None) -> Decimal | None:
+        return self.ceiling(
+            result.asked_model or result.model or "",
+            result.request_bytes,
+            result.max_output_tokens,
             at=at,
         )
 
     def _add_billed(
-        self, bill: Bill, billed: Billed, *, asked: str | None, is_answer: bool
+        self, bill: Bill, billed: Billed, result: RowResult, *, is_answer: bool
     ) -> None:
         bill.answered += 1
         bill.tokens.add(billed.usage)
-        quote = self.prices.quote(billed, asked=asked)
+        quote = self.prices.quote(billed, asked=result.asked_model)
         bill.doubts.update(quote.doubts)
-        if quote.dollars is None:
+        if quote.dollars is None or quote.at_least is None:
             bill.unpriced += 1
-        elif is_answer:
+            bill.bound(self._ceiling_of(result, at=billed.at))
+            return
+        if is_answer:
             bill.answers += quote.dollars
         else:
             bill.failures += quote.dollars
+        bill.perhaps_less += quote.dollars - quote.at_least
+        if quote.at_most is None:
+            bill.doubtful += 1
+        else:
+            bill.perhaps_more += quote.at_most - quote.dollars
+        if quote.source is not None:
+            bill.sources[quote.source] += 1
 
 
 def _money(amount: Decimal | None) -> float | None:
     return None if amount is None else float(amount)
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else format(amount.normalize(), "f")
+
+
+def possible_tiers(asked: object) -> tuple[str | None, ...]:
+    """Service tiers that a call may be billed at: the one asked for, or the standard one instead."""
+    if asked is None or asked in ("auto", "default", "standard"):
+        return (None,)
+    return (None, str(asked))
 
 
 def is_priced(prices: PriceBook, model: str) -> bool:

@@ -1,14 +1,15 @@
 """Finds finished rows whose request is no longer what it was: they would be paid for again."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batch_runner.errors import ChangedRowsError
-from batch_runner.journal import Entry, Replay
-from batch_runner.plan import Plan
+from batch_runner.journal import Index, Replay
+from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import RowStatus
-from batch_runner.tables import Table
+from batch_runner.tables import Table, ignore
 
 
 MOST_CHANGED_SHARE = 0.2
@@ -23,7 +24,8 @@ class Changes:
 
     finished: int
     """Answered rows in the journal, those that left the input too."""
-    rows: Mapping[int, Entry] = field(default_factory=dict)
+    rows: Mapping[int, int] = field(default_factory=dict)
+    """Row to the number of the entry that it had."""
 
 
 def find_changes(
@@ -34,28 +36,12 @@ def find_changes(
     Without labels, an input none of whose rows is known and a prompt that is the same mean new
     data in the old place, as a nightly file is: nothing has changed then.
     """
-    index = replay.index
-    present = set(plan.entries)
-    finished = reused = 0
-    orphans: list[Entry] = []
-    for number in range(len(index)):
-        entry = index.entry(number)
-        if entry is None or entry.status not in _ANSWERED:
-            continue
-        finished += 1
-        if number in present:
-            reused += 1
-        else:
-            orphans.append(entry)
-    labelled = builder.label_columns
+    finished, orphans = _orphans(plan, replay.index)
+    reused = finished - len(orphans)
+    labelled = bool(builder.label_columns)
     if not orphans or not plan.to_send or (same_prompt and not reused and not labelled):
         return Changes(finished=finished)
-    before: dict[str | int, Entry] = {}
-    for entry in orphans:
-        if (result := replay.load(entry)) is not None:
-            name = result.label if labelled else result.row
-            if name is not None:
-                before[name] = entry
+    before = _by_name(orphans, replay, labelled=labelled)
     return Changes(finished=finished, rows=_matched(plan, table, builder, before))
 
 
@@ -75,19 +61,49 @@ def check_changes(changes: Changes, *, origin: str, most_share: float) -> None:
 def keep_old_answers(plan: Plan, changes: Changes) -> None:
     """The changed rows are not sent; the output shows what they were answered before."""
     for row, entry in changes.rows.items():
-        plan.entries[row] = entry.number
+        plan.entries[row] = entry
         plan.wanted[row] = 0
 
 
+def _orphans(plan: Plan, index: Index) -> tuple[int, "array[int]"]:
+    """How many keys have an answer, and the entries of those that no row asks for any more."""
+    asked = bytearray(len(index))  # a set of numbers would cost 60 bytes a row
+    for number in plan.entries:
+        if number != UNSENDABLE:
+            asked[number] = 1
+    finished, orphans = 0, array("I")
+    for number in range(len(index)):
+        entry = index.entry(number)
+        if entry is not None and entry.status in _ANSWERED:
+            finished += 1
+            if not asked[number]:
+                orphans.append(number)
+    return finished, orphans
+
+
+def _by_name(
+    orphans: "array[int]", replay: Replay, *, labelled: bool
+) -> Mapping[str | int | None, int]:
+    """Label, or position at the time, to entry number."""
+    names: dict[str | int | None, int] = {}
+    for number in orphans:
+        entry = replay.index.entry(number)
+        result = None if entry is None else replay.load(entry)
+        if result is not None:
+            names[result.label if labelled else result.row] = number
+    names.pop(None, None)  # answered before the job named its rows
+    return names
+
+
 def _matched(
-    plan: Plan, table: Table, builder: PromptBuilder, before: Mapping[str | int, Entry]
-) -> dict[int, Entry]:
+    plan: Plan, table: Table, builder: PromptBuilder, before: Mapping[str | int | None, int]
+) -> dict[int, int]:
     if not builder.label_columns:
         return {row: before[row] for row in range(plan.rows) if plan.wanted[row] and row in before}
     matched = {}
-    for row in table.rows(columns=builder.label_columns, on_bad=lambda _: None):
+    for row in table.rows(columns=builder.label_columns, on_bad=ignore):
         if row.index < plan.rows and plan.wanted[row.index]:
-            entry = before.get(builder.label(row) or "")
-            if entry is not None:
-                matched[row.index] = entry
+            number = before.get(builder.label(row))
+            if number is not None:
+                matched[row.index] = number
     return matched

@@ -1,16 +1,21 @@
 """`batch-runner check`: everything that can be known before the first call, and one probe."""
 
 import json
-import time
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from batch_runner.errors import ExitCode, UsageError
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key
+from batch_runner.jobfile import api_key, key_source
+from batch_runner.logs import row_line
 from batch_runner.plan import requests
-from batch_runner.records import Request, RowResult
+from batch_runner.progress import ProgressStyle
+from batch_runner.records import Request, RowResult, RowStatus
+from batch_runner.redact import MASK
+from batch_runner.summary import RunSummary
 from batch_runner.tokens import counter_for, uncounted
 from batch_runner.work import Work, open_work
 
@@ -34,6 +39,8 @@ class CheckReport:
     endpoint: str
     model: str
     key_source: str
+    key_problem: UsageError | None = None
+    """Why a run would refuse to start. All else has been looked at nevertheless."""
     tokens: tuple[int, ...]
     """Counted input tokens of the requests shown."""
     tokens_exact: bool
@@ -45,7 +52,8 @@ class CheckReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         about = "" if self.tokens_exact else "about "
-        yield f"{self.job}: job, columns, templates and output are fine"
+        but = "" if self.key_problem is None else ", but there is no key"
+        yield f"{self.job}: job, columns, templates and output are fine{but}"
         yield f"input    {self.input}: {self.rows:,} rows (columns: {', '.join(self.columns)})"
         yield f"plan     {self.to_send:,} to send, {self.done:,} done before"
         if self.without_request:
@@ -76,6 +84,7 @@ class CheckReport:
             "endpoint": self.endpoint,
             "output": self.output,
             "warnings": list(self.warnings),
+            "key_problem": None if self.key_problem is None else str(self.key_problem),
             "requests": [json.loads(request.body) for request in self.shown],
             "input_tokens": list(self.tokens),
             "input_tokens_exact": self.tokens_exact,
@@ -83,8 +92,15 @@ class CheckReport:
 
 
 def check(job: JobSpec) -> CheckReport:
-    """The job has been tried as far as that costs nothing. Raises UsageError for what is wrong."""
-    key_source = _key_source(job)
+    """The job has been tried as far as that costs nothing.
+
+    Raises UsageError for what is wrong, but for a key that is missing: that is told at the end.
+    """
+    key_problem = None
+    try:
+        source = key_source(job, api_key(job))
+    except UsageError as error:
+        source, key_problem = "no key", error
     with open_work(job) as work:
         plan = work.plan
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
@@ -101,47 +117,102 @@ def check(job: JobSpec) -> CheckReport:
             output=str(job.output_path),
             endpoint=job.endpoint.base_url,
             model=job.model,
-            key_source=key_source,
+            key_source=source,
+            key_problem=key_problem,
             tokens=tuple(counter.count_request(body) for body in bodies),
             tokens_exact=counter.exact,
             uncounted=frozenset().union(*map(uncounted, bodies)),
             shown=shown,
             columns=plan.columns,
-            warnings=tuple(work.warnings),
+            warnings=(*work.warnings, *_notes(job)),
         )
 
 
-def probe(job: JobSpec) -> Iterator[str]:
-    """One real row, sent and shown; it is kept as a finished row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """One real row, sent: what went out and what came back."""
+
+    url: str
+    key_source: str
+    request: Request | None
+    """None when no row is left to do."""
+    result: RowResult | None
+    summary: RunSummary
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Rows that the probe left alone are no failure of the probe."""
+        if self.result is not None and self.result.status is not RowStatus.OK:
+            return max(ExitCode.ROWS_FAILED, self.summary.exit_code)
+        stopped = self.summary.exit_code not in (ExitCode.DONE, ExitCode.ROWS_FAILED)
+        return self.summary.exit_code if stopped else ExitCode.DONE
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        if self.request is None:
+            yield "--- probe: no row is left to do"
+            return
+        yield f"--- probe: POST {self.url}"
+        if self.key_source != "no key":
+            yield f"authorization: Bearer {MASK} ({self.key_source})"
+        yield "content-type: application/json"
+        yield _readable(self.request.body)
+        if self.result is None:
+            yield f"--- no answer: {self.summary.stop_reason}"
+            return
+        yield f"--- {row_line(self.result)}"
+        if self.result.reply is not None:
+            yield _cut(json.dumps(self.result.reply, indent=2, ensure_ascii=False), 4)
+        elif self.result.ending.text:
+            yield _cut(self.result.ending.text, 4)
+
+    def to_json(self) -> dict[str, Any]:
+        request, result = self.request, self.result
+        return {
+            "url": self.url,
+            "request": None if request is None else json.loads(request.body),
+            "status": None if result is None else str(result.status),
+            "error_code": None if result is None else result.code,
+            "error": self.summary.stop_reason if result is None else result.ending.message,
+            "response": None if result is None else result.reply,
+            "exit_code": int(self.exit_code),
+        }
+
+
+def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
+    """The first row that is to be sent has been; it is kept like any finished row."""
     from batch_runner.runner import RunOptions, run  # noqa: PLC0415  # check itself sends nothing
 
     answers: list[RowResult] = []
-    began = time.monotonic()
-    options = RunOptions(limit=1, on_result=answers.append)
+    options = RunOptions(limit=1, on_result=answers.append, progress=ProgressStyle.OFF)
     summary = run(job, options)
-    yield f"--- probe: {summary.statuses.total():,} rows in the output, {time.monotonic() - began:.1f} s"
-    for result in answers:
-        yield f"row {result.row + 1}: {result.status} {result.code or ''}".rstrip()
-        yield json.dumps(result.reply, indent=2, ensure_ascii=False)[: 4 * SHOWN_CHARACTERS]
-        if result.ending.message:
-            yield result.ending.message
-    if not answers:
-        yield summary.stop_reason or "nothing was sent: no row is left to do"
+    return ProbeReport(
+        url=f"{job.endpoint.base_url}/responses",
+        key_source=checked.key_source,
+        request=checked.shown[0] if checked.shown else None,
+        result=answers[0] if answers else None,
+        summary=summary,
+    )
+
+
+def _notes(job: JobSpec) -> Iterator[str]:
+    """What is allowed and rarely meant."""
+    if "max_output_tokens" not in job.request and job.prompt.body is None:
+        yield "request.max_output_tokens is not set: nothing bounds the cost of a call"
+    variable = job.notify.ping_url_env
+    if variable is not None and not os.environ.get(variable):
+        yield f"notify.ping_url_env: {variable} is not set, so nobody would be told"
 
 
 def _requests(work: Work) -> Iterator[Request]:
     return requests(work.plan, work.table, work.builder, work.replay.index)
 
 
-def _key_source(job: JobSpec) -> str:
-    key = api_key(job)
-    return "no key" if key is None else f"key from {job.endpoint.api_key_env or 'OPENAI_API_KEY'}"
-
-
 def _readable(body: bytes) -> str:
-    text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    return (
-        text
-        if len(text) <= SHOWN_CHARACTERS
-        else f"{text[:SHOWN_CHARACTERS]}\n  ... ({len(body):,} bytes)"
-    )
+    return _cut(json.dumps(json.loads(body), indent=2, ensure_ascii=False), 1)
+
+
+def _cut(text: str, times: int) -> str:
+    """At most `times` x `SHOWN_CHARACTERS` of the text, and how much is missing."""
+    most = times * SHOWN_CHARACTERS
+    return text if len(text) <= most else f"{text[:most]}\n  ... ({len(text):,} characters in all)"

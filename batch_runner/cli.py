@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -48,23 +49,83 @@ COMMANDS: dict[str, str] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with suggestions for typing mistakes."""
+    """argparse with suggestions for typing mistakes, and without abbreviations.
+
+    An abbreviated flag in somebody's crontab would change its meaning with the next new flag.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        hint = self._suggestion(message)
         self.print_usage(sys.stderr)
-        print(f"batch-runner: {message}{hint}", file=sys.stderr)
+        print(f"{self.prog}: {message}{_suggestion(message)}", file=sys.stderr)
         raise SystemExit(int(ExitCode.USAGE))
 
-    def _suggestion(self, message: str) -> str:
-        words = [word.strip("',:()") for word in message.split()]
-        known = [*COMMANDS] if "invalid choice" in message else [*self._option_string_actions]
-        for word in words:
-            if word in known or len(word) < 3:
-                continue
-            if near := difflib.get_close_matches(word, known, n=1):
-                return f" (did you mean {near[0]!r}?)"
+    def refuse(self, extras: Sequence[str]) -> NoReturn:
+        """Leave with exit code 2 because of arguments that mean nothing here.
+
+        Only the names of flags are repeated: what follows them may be a secret.
+        """
+        flags = [word.partition("=")[0] for word in extras if word.startswith("-")]
+        if not flags:
+            self.error(f"{len(extras)} argument{'s' * (len(extras) > 1)} too many")
+        if "key" in flags[0]:
+            self.error(
+                f"no option {flags[0]}: a key is never a flag; put it into the environment variable "
+                "that endpoint.api_key_env names (default: OPENAI_API_KEY)"
+            )
+        near = difflib.get_close_matches(flags[0], self._option_string_actions, n=1)
+        self.error(f"no option {flags[0]}" + (f" (did you mean {near[0]}?)" if near else ""))
+
+    def check_environment(self, arguments: argparse.Namespace) -> None:
+        """Leave with exit code 2 for a choice that is none: argparse looks at typed ones only."""
+        for action in self._actions:
+            inherited = os.environ.get(_variable(action), "").split(",")
+            chosen = getattr(arguments, action.dest, None)
+            for word in chosen if isinstance(chosen, list) else [chosen]:
+                if action.choices and word in inherited and word not in action.choices:
+                    choices = ", ".join(map(repr, action.choices))
+                    self.error(
+                        f"{_variable(action)}: invalid choice: {word!r} (choose from {choices})"
+                    )
+
+
+def _suggestion(message: str) -> str:
+    """For argparse's message about a word that is none of its choices."""
+    found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if not found:
         return ""
+    word, choices = found[1], re.findall(r"[\w-]+", found[2])
+    if word.endswith(".toml"):
+        return f" (did you mean 'run {word}'?)"
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class Completion(argparse.Action):
+    """Prints a completion script made from the parser itself."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        try:
+            import shtab  # noqa: PLC0415  # only this needs it
+        except ImportError:
+            parser.error("--print-completion needs the package shtab: pip install shtab")
+        for command in parser._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]  # noqa: SLF001
+            for action in command._actions:  # noqa: SLF001  # argparse has no public list
+                if action.dest in _FILES:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
+_FILES = frozenset({"job", "file", "input", "output", "log_file", "places", "ledger", "script"})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"batch-runner {__version__}")
+    parser.add_argument("--print-completion", choices=("bash", "zsh", "fish"), action=Completion,
+                        help="a completion script for this shell (needs: pip install shtab)")  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     made = {
         name: commands.add_parser(name, help=text, description=_sentence(text))
@@ -87,18 +150,23 @@ def build_parser() -> argparse.ArgumentParser:
         _add_job_flags(made[name])
     for name in ("status", "export", "report", "verify"):
         _add_job(made[name])
-        _add_place_flags(made[name])
+        _add_job_flags(made[name], output_is=_OUTPUT_OF.get(name, _ROWS))
     _add_run_flags(made["run"])
     _add_run_flags(made["retry"])
     _add_specific(made)
     for command in made.values():
         _add_common(command)
+        command.set_defaults(parser=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line; the exit code. `argv` None means the process's own."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, extras = parser.parse_known_args(argv)
+    if extras:
+        arguments.parser.refuse(extras)
+    arguments.parser.check_environment(arguments)
     from batch_runner import commands  # noqa: PLC0415  # `--help` needs none of it
 
     return commands.carry_out(arguments)
@@ -119,19 +187,28 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_place_flags(parser: argparse.ArgumentParser) -> None:
+_ROWS = "where the rows with answers go"
+_OUTPUT_OF = {
+    "export": "write here instead of to the job's output",
+    "report": "write the report as one HTML file, such as report.html",
+}
+
+
+def _add_place_flags(parser: argparse.ArgumentParser, *, output_is: str) -> None:
     parser.add_argument("-i", "--input", metavar="PATH", action="append", help="file or glob")
-    parser.add_argument("-o", "--output", metavar="PATH", help="where the rows with answers go")
+    parser.add_argument("-o", "--output", metavar="PATH", help=output_is)
     parser.add_argument("--set", metavar="T.K=V", action="append", default=[], dest="settings",
                         help="override any job value, as in --set request.temperature=0")  # fmt: skip
 
 
-def _add_job_flags(parser: argparse.ArgumentParser) -> None:
+def _add_job_flags(parser: argparse.ArgumentParser, *, output_is: str = _ROWS) -> None:
     group = parser.add_argument_group("job (override the job file)")
-    _add_place_flags(group)  # type: ignore[arg-type]  # groups take arguments like parsers
-    group.add_argument("-m", "--model", metavar="NAME")
+    _add_place_flags(group, output_is=output_is)  # type: ignore[arg-type]  # groups take arguments like parsers
+    group.add_argument("-m", "--model", metavar="NAME", help="the model to ask")
     group.add_argument("-p", "--prompt", metavar="TEXT", help="template for the input of a request")
-    group.add_argument("--base-url", metavar="URL")
+    group.add_argument(
+        "--base-url", metavar="URL", help="the endpoint: https://host, or with a path such as /v1"
+    )
     group.add_argument("-c", "--concurrency", metavar="N|auto|MIN-MAX", help="calls in flight")
     group.add_argument("--rpm", metavar="N", help="requests a minute")
     group.add_argument("--tpm", metavar="N", help="tokens a minute")
@@ -153,8 +230,13 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fail-on", metavar="any|none|N%", default="any", help="when failed rows make exit 3"
     )
-    group.add_argument("--if-locked", choices=("wait", "skip", "fail"), default="fail")
+    group.add_argument("--if-locked", choices=("wait", "skip", "fail"), default="fail",
+                       help="while another run holds the lock: wait, exit 0, or exit 75 (default)")  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="plan and render, send nothing")
+    group.add_argument("--dedupe", action=argparse.BooleanOptionalAction,
+                       help="one call for equal requests; its tokens and cost stand in the first row")  # fmt: skip
+    group.add_argument("--force-dedupe", action="store_true",
+                       help="likewise, although temperature draws each answer at random")  # fmt: skip
 
 
 def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
@@ -162,16 +244,32 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["estimate"].add_argument(
         "--sample", metavar="N", type=_positive, help="run N real rows and project"
     )
-    made["estimate"].add_argument("--count", choices=("local", "api"), default="local")
+    made["estimate"].add_argument(
+        "--seed", metavar="N", type=int, default=0, help="draws other rows for the sample"
+    )
+    made["estimate"].add_argument("--count", choices=("local", "api"), default="local",
+                                  help="count tokens here, or ask the endpoint about some rows")  # fmt: skip
     made["retry"].add_argument(
         "--only", metavar="CODE[,CODE]", help="only rows with these error codes"
     )
     made["retry"].add_argument(
-        "--include", choices=("incomplete", "refused"), action="append", default=[]
-    )
+        "--include", choices=("incomplete", "refused"), action="append", default=[],
+        help="rows of this status too",
+    )  # fmt: skip
+    made["status"].add_argument("--watch", action="store_true", help="until the run ends")
     made["export"].add_argument("--partial", action="store_true", help="finished rows only")
-    made["prices"].add_argument("models", metavar="MODEL", nargs="+")
-    made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+")
+    made["report"].add_argument(
+        "--redact", action="store_true", help="leave out every text of the input and of the model"
+    )
+    made["prices"].add_argument("models", metavar="MODEL", nargs="+", help="name of a model")
+    made["costs"].add_argument(
+        "--by", metavar="KEY[,KEY]", default="model", help="model, day, run, status, job (default: model)"
+    )
+    made["costs"].add_argument("--since", metavar="DAY", help="from this day on, as in 2026-11-01 (UTC)")
+    made["costs"].add_argument("--until", metavar="DAY", help="up to and with this day")
+    made["costs"].add_argument("--csv", action="store_true", help="the groups as CSV")
+    made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+",
+                               help="job file, run directory, or folder that holds some")  # fmt: skip
     for name, port in (("serve", 8080), ("faults", 8081)):
         made[name].add_argument("--port", type=int, default=port, help="0 for a free one")
     made["faults"].add_argument(
@@ -180,19 +278,23 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["faults"].add_argument(
         "--script", metavar="FILE", help="rules: which request gets which fault"
     )
-    made["faults"].add_argument("--latency", metavar="SECONDS", type=float, default=0.0)
+    made["faults"].add_argument(
+        "--latency", metavar="SECONDS", type=float, default=0.0, help="how long a good reply takes"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("common")
     group.add_argument("-q", "--quiet", action="store_true", help="print nothing at exit 0")
-    group.add_argument("-v", "--verbose", action="count", default=0)
-    group.add_argument("--json", action="store_true", help="machine-readable result on stdout")
-    group.add_argument("--progress", choices=("auto", "bar", "log", "off"), default="auto")
-    group.add_argument("--log-file", metavar="PATH")
-    group.add_argument("--log-format", choices=("text", "json"), default="text")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
+    group.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    group.add_argument("--progress", choices=("auto", "bar", "log", "off"), default="auto",
+                       help="a moving line, a plain line a minute, or nothing")  # fmt: skip
+    group.add_argument("--log-file", metavar="PATH", help="append what is said on stderr here too")
+    group.add_argument("--log-format", choices=("text", "json"), default="text",
+                       help="lines for people, or one JSON object a line")  # fmt: skip
     group.add_argument("--yes", action="store_true", help="answer yes to every question")
-    group.add_argument("--no-color", action="store_true")
+    group.add_argument("--no-color", action="store_true", help="plain text on a terminal too")
     for action in parser._actions:  # noqa: SLF001  # argparse has no public list
         _default_from_environment(parser, action)
 
@@ -200,20 +302,27 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 _NOT_FROM_ENVIRONMENT = frozenset({
     "help", "input", "output", "model", "prompt", "base_url", "concurrency", "rpm", "tpm", "max_cost",
     "max_errors", "deadline", "grace", "settings", "job", "file", "models", "places", "fresh", "yes",
+    "force_dedupe",
 })  # fmt: skip
 """Job values are laid over the job file by `jobfile`; dangerous answers are typed, not inherited."""
 
 
 def _default_from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
-    value: Any = os.environ.get(f"BATCH_RUNNER_{action.dest.upper()}")
+    value: Any = os.environ.get(_variable(action))
     if not value or action.dest in _NOT_FROM_ENVIRONMENT or not action.option_strings:
         return
     if action.nargs == 0:
         value = value.lower() in ("1", "true", "yes", "on")
+    elif isinstance(action.default, list):
+        value = value.split(",")
     parser.set_defaults(**{action.dest: value})
 
 
+def _variable(action: argparse.Action) -> str:
+    return f"BATCH_RUNNER_{action.dest.upper()}"
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)

@@ -10,6 +10,7 @@ from typing import Any
 from batch_runner.errors import JobError
 from batch_runner.job import ColumnSet, JobSpec
 from batch_runner.records import Column, ColumnKind, Completion, RowResult, RowStatus, Usage
+from batch_runner.responses import citations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ _FULL: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
     "run_id": (K.TEXT, _of_result(lambda r: r.run_id)),
     "started_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.started_at))),
     "finished_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.finished_at))),
+    "citations": (K.JSON, _of_result(lambda r: citations(r.reply) or None)),
     "raw": (K.TEXT, _of_result(lambda r: _json(r.reply))),
 }
 _ALL = {**_STANDARD, **_FULL}

@@ -4,9 +4,10 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from batch_runner.errors import BatchRunnerError, ExitCode, LockedError, UsageEr
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Entry, LockPolicy
-from batch_runner.plan import Wanted, unfinished
+from batch_runner.plan import Dedupe, Wanted, unfinished
+from batch_runner.printable import printable, printable_json
 from batch_runner.progress import ProgressStyle
-from batch_runner.records import RowStatus
+from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.signals import Interrupted, raise_on_signals
 
 
 log = logging.getLogger("batch_runner")
 
 _PATH_FLAGS = ("input", "output")
+_READERS = ("status", "export", "report", "verify")
+"""Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
 
 def carry_out(arguments: argparse.Namespace) -> int:
@@ -37,7 +41,6 @@ def carry_out(arguments: argparse.Namespace) -> int:
             verbose=arguments.verbose,
             log_file=arguments.log_file,
             log_format=logs.LogFormat(arguments.log_format),
-            context={},
         )
         code = _COMMANDS[arguments.command](arguments)
     except LockedError as error:
@@ -77,7 +80,7 @@ def _job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
         value = getattr(arguments, flag, None)
         if value is not None:
             flags[key] = _absolute(value) if flag in _PATH_FLAGS else value
-    if not getattr(arguments, "local", False):
+    if not getattr(arguments, "local", False) or arguments.command in _READERS:
         yield load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
         return
     from batch_runner.local import LocalEndpoint  # noqa: PLC0415  # only `--local` needs it
@@ -106,7 +109,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 
 def _failed_rows(arguments: argparse.Namespace) -> Wanted:
     """Which rows `retry` sends: all failed ones, or those with the codes named."""
-    only = frozenset(arguments.only.split(",")) if arguments.only else None
+    only = _codes(arguments.only) if arguments.only else None
     statuses = {RowStatus.FAILED, *(RowStatus(name) for name in arguments.include)}
 
     def wanted(entry: Entry | None) -> bool:
@@ -117,8 +120,19 @@ def _failed_rows(arguments: argparse.Namespace) -> Wanted:
     return wanted
 
 
+def _codes(text: str) -> frozenset[str]:
+    codes = frozenset(word.strip() for word in text.split(","))
+    for code in sorted(codes - {*ErrorCode}):
+        if not code.startswith("other:"):
+            raise UsageError(
+                f"--only {code!r}: no such error code", hint=f"known: {', '.join(ErrorCode)}, other:..."
+            )
+    return codes
+
+
 def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
-    from batch_runner.report import summary_lines  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.announce import announced  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.report import summary_lines  # noqa: PLC0415  # likewise
     from batch_runner.runner import OnChange, RunOptions, run  # noqa: PLC0415  # likewise
 
     quiet = arguments.quiet
@@ -131,14 +145,24 @@ def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
         if_locked=LockPolicy(arguments.if_locked),
         progress=ProgressStyle.OFF if quiet else ProgressStyle(arguments.progress),
         wanted=wanted,
+        dedupe=_dedupe(arguments),
     )
-    with _job(arguments) as job:
-        summary = run(job, options)
-    for line in summary_lines(summary):
-        log.info("%s", line, extra={"event": "summary"})
+    with _job(arguments) as job, announced(job, options) as announcement:
+        summary = announcement.summary = run(job, announcement.options)
+    extra = {"event": "run_end", "fields": logs.end_fields(summary)}
+    log.info("%s", "\n".join(summary_lines(summary)), extra=extra)
     if arguments.json:
         _print_json(summary.to_json())
     return summary.exit_code
+
+
+def _dedupe(arguments: argparse.Namespace) -> Dedupe | None:
+    """None when nothing was said: then the job's last run decides."""
+    if arguments.force_dedupe:
+        return Dedupe.FORCED
+    if arguments.dedupe is None:
+        return None
+    return Dedupe.ON if arguments.dedupe else Dedupe.OFF
 
 
 def _fail_on(text: str) -> Any:
@@ -157,23 +181,42 @@ def _fail_on(text: str) -> Any:
 
 
 def _print_json(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Lines of the result, on stdout. Nothing that a file or an endpoint said steers the terminal."""
+    print(printable("\n".join(lines)))
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from batch_runner.export import export  # noqa: PLC0415  # `--help` stays light
-    from batch_runner.work import open_work  # noqa: PLC0415  # likewise
+    from batch_runner.work import check_target, claim_output, open_work  # noqa: PLC0415  # likewise
 
-    target = arguments.output
-    arguments.output = None
+    target = _target(arguments)
     with _job(arguments) as job, open_work(job) as work:
-        path = Path(_absolute(target)) if target else job.output_path  # type: ignore[arg-type]  # one path in, one out
+        path = target or job.output_path
+        check_target(path, work.table, place="-o")
+        if path == job.output_path:
+            claim_output(work)
         exported = export(work, path, partial=arguments.partial)
     counts = {str(status): n for status, n in exported.statuses.items()}
     log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
     if arguments.json:
         _print_json({"output": str(path), "statuses": counts})
     return ExitCode.DONE
+
+
+def _target(arguments: argparse.Namespace, *, suffixes: tuple[str, ...] = ()) -> Path | None:
+    """Where `-o` points when it does not mean the job's own output, which it then leaves alone.
+
+    Without a job file `-o` says which output the job has, unless it has one of `suffixes`.
+    """
+    target: str | None = arguments.output
+    if target is None or (arguments.job is None and not target.lower().endswith(suffixes)):
+        return None
+    arguments.output = None
+    return Path.cwd() / target
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -183,15 +226,16 @@ def _verify(arguments: argparse.Namespace) -> int:
         report = verify(RunDirectory(job.run_path))
     if arguments.json:
         _print_json(report.to_json())
-    else:
-        print("\n".join(report.lines()))
+    elif not (arguments.quiet and report.is_sound):
+        _print_lines(report.lines())
     return ExitCode.DONE if report.is_sound else ExitCode.STORAGE
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from batch_runner.starter import starter_job  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.starter import redirected_to, starter_job  # noqa: PLC0415  # `--help` stays light
 
-    text = starter_job(Path(arguments.file))
+    target = Path(arguments.output) if arguments.output else redirected_to(sys.stdout)
+    text = starter_job(Path(arguments.file), folder=target.parent if target else None)
     if arguments.output is None:
         print(text, end="")
         return ExitCode.DONE
@@ -209,37 +253,104 @@ def _check(arguments: argparse.Namespace) -> int:
 
     with _job(arguments) as job:
         report = check(job)
-        if arguments.json:
-            _print_json(report.to_json())
-        else:
-            print("\n".join(report.lines()))
-        if arguments.probe:
-            print("\n".join(probe(job)))
-    return ExitCode.DONE
+        probed = probe(job, report) if arguments.probe and not report.key_problem else None
+    if arguments.json:
+        _print_json(report.to_json() | ({"probe": probed.to_json()} if probed else {}))
+    elif probed or report.key_problem or not arguments.quiet:
+        _print_lines([*report.lines(), *(probed.lines() if probed else ())])
+    if report.key_problem is not None:
+        raise report.key_problem
+    return ExitCode.DONE if probed is None else probed.exit_code
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from batch_runner.status import read_status  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.status import drawn, follow, read_status  # noqa: PLC0415  # `--help` stays light
 
     with _job(arguments) as job:
+        if arguments.watch and not arguments.json:
+            columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for text in drawn(follow(job), columns=columns):
+                print(text, flush=True)
+            return ExitCode.DONE
         status = read_status(job)
     if arguments.json:
         _print_json(status.to_json())
     else:
-        print("\n".join(status.lines()))
+        _print_lines(status.lines())
     return ExitCode.DONE
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from batch_runner.report import summary_lines  # noqa: PLC0415  # `--help` stays light
-    from batch_runner.runner import summarize  # noqa: PLC0415  # likewise
+    from batch_runner.report import report_lines  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.standing import standing  # noqa: PLC0415  # likewise
+    from batch_runner.findings import gather  # noqa: PLC0415  # likewise
+    from batch_runner.work import open_work  # noqa: PLC0415  # likewise
 
-    with _job(arguments) as job:
-        summary = summarize(job)
+    target = _target(arguments, suffixes=(".html", ".htm"))
+    with _job(arguments) as job, open_work(job) as work:
+        findings = gather(work)
+        summary = standing(work, findings)
+        if target is not None:
+            from batch_runner.html_report import write_report  # noqa: PLC0415  # likewise
+
+            write_report(work, summary, findings, target, redact=arguments.redact)
+            log.info("wrote %s", target)
     if arguments.json:
         _print_json(summary.to_json())
+    elif target is None:
+        _print_lines(report_lines(summary, findings, redact=arguments.redact))
+    return ExitCode.DONE
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from batch_runner.estimate_report import estimate_json, estimate_lines  # noqa: PLC0415  # likewise
+    from batch_runner.estimating import Estimate, estimate  # noqa: PLC0415  # likewise
+    from batch_runner.progress import dollars  # noqa: PLC0415  # likewise
+    from batch_runner.runner import RunOptions  # noqa: PLC0415  # likewise
+
+    if arguments.sample and not arguments.yes and not sys.stdin.isatty():
+        raise UsageError(
+            "estimate --sample runs real rows, and there is no terminal to ask whether it may",
+            hint="--yes answers for you",
+        )
+
+    def confirm(found: Estimate, most: Any) -> bool:
+        if arguments.yes:
+            return True
+        cost = "a cost that nothing bounds" if most is None else f"at most {dollars(most)}"
+        rows = min(arguments.sample, found.to_send)
+        print(f"run {rows:,} rows of {found.job} for {cost}? [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    style = ProgressStyle.OFF if arguments.quiet else ProgressStyle(arguments.progress)
+    with _job(arguments) as job:
+        found = estimate(
+            job,
+            sample=arguments.sample,
+            seed=arguments.seed,
+            count=arguments.count,
+            confirm=confirm,
+            options=RunOptions(progress=style),
+        )
+    if arguments.json:
+        _print_json(estimate_json(found))
     else:
-        print("\n".join(summary_lines(summary)))
+        _print_lines(estimate_lines(found))
+    return ExitCode.DONE
+
+
+def _costs(arguments: argparse.Namespace) -> int:
+    from batch_runner.costs import costs  # noqa: PLC0415  # `--help` stays light
+    from batch_runner.costs_report import cost_csv, cost_json, cost_lines  # noqa: PLC0415  # likewise
+
+    by = arguments.by.split(",")
+    report = costs(arguments.places, by=by, since=arguments.since, until=arguments.until)
+    if arguments.csv:
+        print(printable(cost_csv(report)), end="")
+    elif arguments.json:
+        _print_json(cost_json(report))
+    else:
+        _print_lines(cost_lines(report))
     return ExitCode.DONE
 
 
@@ -295,6 +406,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "export": _export,
     "report": _report,
+    "estimate": _estimate,
+    "costs": _costs,
     "prices": _prices,
     "verify": _verify,
     "serve": _serve,

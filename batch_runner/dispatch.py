@@ -3,31 +3,36 @@
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-import httpx
 
-from batch_runner import __version__
+from batch_runner import __version__, logs
 from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.client import Client
 from batch_runner.errors import BatchRunnerError, InputError, RunStoppedError, StorageError
+from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
 from batch_runner.journal import Intent, Journal
 from batch_runner.limiter import Limiter
-from batch_runner.pipeline import Drain, run_pipeline
+from batch_runner.pipeline import Drain, run_pipeline, sole
 from batch_runner.progress import Display, Snapshot, keep_showing
-from batch_runner.records import Request, RowResult
+from batch_runner.records import Pending, Request, RowResult
 from batch_runner.redact import Redactor
 from batch_runner.signals import watch_signals
+from batch_runner.spending import Spending
 from batch_runner.structured import AnswerSchema
 from batch_runner.tally import Rate, Tally
 from batch_runner.transport import open_transport
 
+
+if TYPE_CHECKING:
+    import httpx
 
 BLOCK_ROWS = 64
 BLOCK_BYTES = 1 << 20
@@ -48,11 +53,17 @@ class Dispatch:
     biller: Biller
     tally: Tally
     budget: Budget | None
+    expectation: Expectation | None = None
+    """What an estimate said of this job."""
     open_journal: Callable[[Callable[[BatchRunnerError], None]], Journal]
     schema: AnswerSchema | None = None
-    transport: httpx.AsyncBaseTransport | None = None
+    pending: Mapping[bytes, Pending] = field(default_factory=dict)
+    """By key: background responses of earlier runs that may still be asked for."""
+    transport: "httpx.AsyncBaseTransport | None" = None
     """Instead of the real network."""
     handle_signals: bool = True
+    signals: AsyncIterable[int] | None = None
+    """Instead of those of the process: Ctrl-C of another thread."""
     display: Callable[[Snapshot], Display] | None = None
     on_result: Callable[[RowResult], None] | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("batch_runner"))
@@ -62,6 +73,15 @@ class Dispatch:
     def __post_init__(self) -> None:
         self.drain = Drain()
         self.limiter = _limiter(self.job)
+        self.spending = Spending(
+            biller=self.biller,
+            tally=self.tally,
+            rows=self.to_send,
+            budget=self.budget,
+            expectation=self.expectation,
+            stop=self._stop_admitting,
+            log=self.log,
+        )
         self._began = time.monotonic()
         self._rows = Rate(self._began)
         self._tokens = Rate(self._began)
@@ -69,7 +89,8 @@ class Dispatch:
     async def send(self) -> None:
         """Every request has been called and recorded, or the run was stopped: see `drain.reason`.
 
-        Raises StorageError when results could not be stored.
+        Raises StorageError when the journal has had trouble, once what was in flight is stored as
+        far as the disk takes it.
         """
         # The price list takes 0.4 s to load: better now than in the middle of the first replies.
         is_priced(self.biller.prices, self.job.model)
@@ -86,21 +107,25 @@ class Dispatch:
                 self._start_watchers(watchers)
                 await run_pipeline(
                     self._source(),
-                    self._client.call,
+                    self._call,
                     self._record,
                     callers=max(1, min(self.limiter.concurrency.maximum, self.to_send)),
                     drain=self.drain,
                 )
                 watchers.cancel_scope.cancel()
             clean = True
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
         finally:
             self._journal.close(clean=clean)
+        if self._journal.failed is not None:  # worse than whatever else ended the run
+            raise self._journal.failed
 
     async def send_or_note(self) -> None:
         """Like `send`, with trouble of storage noted as the reason for the end."""
         try:
             await self.send()
-        except (StorageError, InputError) as error:
+        except StorageError as error:
             self.drain.reason = error
             self.drain.started = True
 
@@ -110,6 +135,20 @@ class Dispatch:
             self.log.warning("stopping: %s", reason, extra={"event": "stopping"})
         self.drain.start(reason)
         self._client.drain()
+
+    def _stop_admitting(self, reason: RunStoppedError) -> None:
+        """No new rows; those in hand go on, repeats included, as far as money was set aside."""
+        if not self.drain.started:
+            self.log.warning("stopping: %s", reason, extra={"event": "stopping"})
+        self.drain.start(reason)
+
+    def limit_changes(self) -> list[dict[str, Any]]:
+        """How the limit on calls in flight moved, oldest first; `at` is Unix time."""
+        to_unix = time.time() - time.monotonic()  # the limiter's clock is the loop's
+        return [
+            {**change._asdict(), "at": round(change.at + to_unix, 3)}
+            for change in self.limiter.events
+        ]
 
     def snapshot(self) -> Snapshot:
         now = time.monotonic()
@@ -125,7 +164,7 @@ class Dispatch:
             tokens_per_second=self._tokens.per_second(
                 now, tally.bill.tokens.input + tally.bill.tokens.output
             ),
-            cost=tally.bill.at_least if tally.bill.answered else None,
+            cost=tally.bill.listed if tally.bill.answered else None,
             limit=self.limiter.limit,
         )
 
@@ -139,32 +178,21 @@ class Dispatch:
 
     async def _source(self) -> AsyncIterator[Request]:
         """The requests, as fast as the limiter, the journal and the budget take them."""
-        while block := await anyio.to_thread.run_sync(_next_block, self.requests):
+        while block := await self._block():
             for request in block:
                 await self.limiter.room()
                 await self._journal.ready()
-                if self.budget is not None and not await self._afford(self.budget, request):
+                if not await self.spending.admit(request):
                     return
                 yield request
 
-    async def _afford(self, budget: Budget, request: Request) -> bool:
-        """Money is set aside for the request; False when it cannot be, and the run is over."""
-        ceiling = self.biller.ceiling(
-            request.model, len(request.body), request.max_output_tokens, at=time.time()
-        )
-        while not budget.fits(ceiling):
-            if not budget.in_flight:
-                self.drain.start(
-                    RunStoppedError(
-                        f"max_cost ${budget.limit} is used up: ${budget.spent:.6f} spent, and the next "
-                        f"call may cost ${ceiling or Decimal(0):.6f}",
-                        hint="run again with a higher --max-cost to go on",
-                    )
-                )
-                return False
-            await anyio.sleep(0.02)
-        budget.reserve(request.key, ceiling)
-        return True
+    async def _block(self) -> list[Request]:
+        """The next requests; none at the end of the input, or where it can be read no further."""
+        try:
+            return await anyio.to_thread.run_sync(_next_block, self.requests)
+        except InputError as error:
+            self.stop(error)  # calls in flight have been paid for: they are finished
+            return []
 
     async def _begin(self, request: Request, attempt: int) -> None:
         await self._journal.announce(
@@ -173,34 +201,40 @@ class Dispatch:
                 attempt=attempt,
                 row=request.row,
                 model=request.model,
-                request_bytes=len(request.body),
+                request_bytes=request.input_bound_bytes,
                 max_output_tokens=request.max_output_tokens,
             )
         )
 
+    async def _accepted(self, request: Request, attempt: int, response_id: str) -> None:
+        await self._journal.queued(request.key, attempt, response_id)
+
+    async def _call(self, request: Request) -> RowResult | None:
+        """How the row ended; None when it was given up before it cost anything."""
+        result = await self._client.call(request)
+        if result is None:
+            # Rejected and refused attempts have been announced; they are not of unknown billing.
+            self._journal.waive(request.key)
+            self.spending.given_up(request)
+        return result
+
     async def _record(self, results: Sequence[RowResult]) -> None:
         for result in results:
             self._journal.finish(result)
-        await self._journal.settled()
+        # After trouble the run drains (the journal has called `stop`), and every result that still
+        # comes in has been paid for: giving up here would throw them away. close() tells of those
+        # that could not be stored.
+        with suppress(StorageError):
+            await self._journal.settled()
         for result in results:
             self._count(result)
 
     def _count(self, result: RowResult) -> None:
-        before = (
-            self.tally.bill.answers + self.tally.bill.failures + self.tally.bill.unknown_at_most
-        )
-        self.tally.add(result)
-        after = self.tally.bill.answers + self.tally.bill.failures + self.tally.bill.unknown_at_most
-        if self.budget is not None:
-            self.budget.settle(result.key, after - before)
-        if result.code is not None and self.tally.failed:
-            self.log.debug(
-                "row %s: %s %s",
-                result.row,
-                result.status,
-                result.code,
-                extra={"event": "row_ended"},
-            )
+        self.spending.settle(result.key, self.tally.add(result))
+        level = logging.DEBUG if result.code is not None else logs.TRACE
+        if self.log.isEnabledFor(level):
+            extra = {"event": "row_ended", "fields": logs.row_fields(result)}
+            self.log.log(level, "%s", logs.row_line(result), extra=extra)
         if self.on_result is not None:
             self.on_result(result)
         limit = self.job.limits.max_errors
@@ -224,7 +258,11 @@ class Dispatch:
             self.stop(None)
 
         await watch_signals(
-            drain=drain, cancel=self._client.cancel, grace_seconds=self.job.limits.grace
+            drain=drain,
+            cancel=self._client.cancel,
+            late=self._client.out_of_time,
+            grace_seconds=self.job.limits.grace,
+            signals=self.signals,
         )
 
     async def _show(self, display: Display) -> None:
@@ -241,7 +279,7 @@ class Dispatch:
             )
         )
 
-    def _make_client(self, transport: httpx.AsyncBaseTransport) -> Client:
+    def _make_client(self, transport: "httpx.AsyncBaseTransport") -> Client:
         endpoint = self.job.endpoint
         headers = {"user-agent": f"batch-runner/{__version__}", **endpoint.headers}
         if self.key is not None:
@@ -257,9 +295,14 @@ class Dispatch:
             redactor=Redactor(secrets),
             begin=self._begin,
             on_stop=self.stop,
+            affordable=self.spending.allows,
             shares_model=self.shares_model,
             stream=endpoint.stream,
             idempotency_header=endpoint.idempotency_header,
+            accepted=self._accepted,
+            pending=lambda request: self.pending.get(request.key),
+            schema=self.schema,
+            on_invalid=self.job.json.on_invalid,
         )
 
 

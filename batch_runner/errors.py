@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     """Journal or output could not be written; nothing finished is lost."""
     LOCKED = 75
     """Another run holds this job's lock (EX_TEMPFAIL)."""
+    HUNG_UP = 129
+    """Stopped by SIGHUP after a drain: the terminal went away."""
     INTERRUPTED = 130
     """Stopped by SIGINT after a drain."""
     TERMINATED = 143

@@ -1,15 +1,16 @@
 """Input and journal become the output file: a pure function of both, possible at any time."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from batch_runner.atomic import publish
 from batch_runner.columns import Ending
+from batch_runner.job import FormulaPolicy
 from batch_runner.records import Failure, Row, RowStatus
-from batch_runner.tables import compressed, format_of
+from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.work import Work
 
 
@@ -48,11 +49,19 @@ def export(work: Work, path: Path, *, partial: bool = False) -> Exported:
             format=format_of(path),
             columns=work.columns.columns,
             answer=answer,
-            escape_formulas=work.job.output.csv_formulas == "escape",
+            escape_formulas=work.job.output.csv_formulas is FormulaPolicy.ESCAPE,
             delimiter="\t" if path.suffix == ".tsv" else None,
         )
     exported.formula_cells = report.formula_cells
     return exported
+
+
+def endings(work: Work) -> Iterator[tuple[Row, Ending]]:
+    """Every row of the input, in its order, and how it stands."""
+    exported = Exported()
+    for row in work.table.rows(on_bad=ignore):
+        if row.index < work.plan.rows:  # more may have been appended since the plan was made
+            yield row, _ending(work, row, exported)
 
 
 def _ending(work: Work, row: Row, exported: Exported) -> Ending:
@@ -66,12 +75,17 @@ def _ending(work: Work, row: Row, exported: Exported) -> Ending:
         return Ending(status=RowStatus.PENDING, source=row.source)
     if entry.file < work.earlier_segments and result.status is not RowStatus.FAILED:
         exported.reused += 1
+    is_copy = work.plan.is_copy(row.index)
+    if is_copy:  # its call was another row's, and so are its attempts, tokens and cost
+        result = replace(
+            result, attempts=0, billed=(), final_usage=None, unknown={}, latency_seconds=None
+        )
     return Ending(
         status=result.status,
         code=result.code,
         message=result.ending.message,
         result=result,
-        cost=work.biller.cost(result),
+        cost=None if is_copy else work.biller.cost(result),
         source=row.source,
         answer=work.schema.value(result.ending.text) if work.schema is not None else None,
     )

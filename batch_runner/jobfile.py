@@ -9,19 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batch_runner import hosts
 from batch_runner.errors import JobError, UsageError
-from batch_runner.job import (
-    DEFAULT_BASE_URL,
-    DEFAULT_KEY_VARIABLE,
-    JobSpec,
-    WrongValueError,
-    base_url,
-    job_from_mapping,
-    looks_like_a_key,
-)
-from batch_runner.transport import is_loopback
+from batch_runner.job import DEFAULT_BASE_URL, JobSpec
+from batch_runner.jobmapping import job_from_mapping
+from batch_runner.values import looks_like_a_key
 
 
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+URL_VARIABLE = "OPENAI_BASE_URL"
 ENVIRONMENT_PREFIX = "BATCH_RUNNER_"
 
 KEYS_OF_FLAGS: Mapping[str, str] = {
@@ -48,9 +44,9 @@ class Overrides:
     """What was typed beside the job file."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
-    """Job key such as `limits.rpm` -> value; relative paths mean the current folder."""
+    """Job key such as `limits.rpm` -> value; None takes the key away. Paths mean the current folder."""
     settings: Sequence[str] = ()
-    """`--set table.key=value`, values as in TOML, bare words as text."""
+    """`--set table.key=value`, values as in TOML, bare words as text. Paths mean the job's folder."""
 
 
 _NONE = Overrides()
@@ -68,17 +64,19 @@ def load_job(
     value, when anything is missing, unknown or wrong.
     """
     if path is None:
-        tables, origin, folder, name = {}, "command line", Path.cwd(), _flag_name(overrides)
+        tables, origin, folder, name = {}, "command line", Path.cwd(), ""
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
     _lay(tables, _from_environment(environment))
     for setting in overrides.settings:
         _lay(tables, dict([_setting(setting)]))
-    _lay(tables, overrides.flags)
+    _lay(tables, {key: _from_here(key, value) for key, value in overrides.flags.items()})
     _default_base_url(tables, environment)
     _read_files(tables, origin=origin, folder=folder)
-    return job_from_mapping(tables, origin=origin, folder=folder, default_name=name)
+    return job_from_mapping(
+        tables, origin=origin, folder=folder, default_name=name or _output_stem(tables)
+    )
 
 
 def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -89,16 +87,15 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
     name = job.endpoint.api_key_env
     if name is None:
         name = DEFAULT_KEY_VARIABLE
-        if not _may_have_default_key(job, environment):
-            if is_loopback_url(job.endpoint.base_url):
-                return None
+        owned = _owns_default_key(job.endpoint.base_url, environment)
+        if job.endpoint.is_local and not (owned and environment.get(name, "").strip()):
+            return None
+        if not owned:
             raise UsageError(
                 f"{job.origin}: endpoint.api_key_env: missing: {job.endpoint.base_url} is not the "
                 f"default host, so it is not sent {name} unless the job says so",
                 hint='name the variable that holds its key: api_key_env = "..." under [endpoint]',
             )
-        if name not in environment and is_loopback_url(job.endpoint.base_url):
-            return None
     key = environment.get(name, "").strip()
     if not key:
         state = "empty" if name in environment else "not set"
@@ -113,64 +110,67 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
     return key
 
 
-def is_loopback_url(url: str) -> bool:
-    host = url.split("://", 1)[-1].split("/", 1)[0]
-    host = host[1:].split("]")[0] if host.startswith("[") else host.rsplit(":", 1)[0]
-    return is_loopback(host)
+def key_source(job: JobSpec, key: str | None) -> str:
+    """Where `key` came from, for people."""
+    if key is None:
+        return "no key"
+    return f"key from {job.endpoint.api_key_env or DEFAULT_KEY_VARIABLE}"
 
 
-def _may_have_default_key(job: JobSpec, environment: Mapping[str, str]) -> bool:
-    """True when the default key belongs to the host: nobody but its owner chose the URL."""
-    chosen = job.endpoint.base_url
-    own = environment.get("OPENAI_BASE_URL")
-    return chosen == DEFAULT_BASE_URL or (own is not None and _same_url(own, chosen))
-
-
-def _same_url(raw: str, url: str) -> bool:
+def _owns_default_key(url: str, environment: Mapping[str, str]) -> bool:
+    """The default key belongs to this URL: it is the default, or stands in the environment too."""
+    if url == DEFAULT_BASE_URL:
+        return True
     try:
-        return base_url(raw) == url
-    except WrongValueError:
+        return url == hosts.base_url(environment.get(URL_VARIABLE, ""))
+    except ValueError:
         return False
 
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise JobError(f"{file}: not TOML: {error}") from None
     except UnicodeDecodeError as error:
         raise JobError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except FileNotFoundError:
-        near = difflib.get_close_matches(
-            file.name,
-            [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else [],
-            n=1,
-        )
-        hint = (
-            f"did you mean {file.parent / near[0]}?"
-            if near
-            else "batch-runner init FILE writes one"
-        )
-        raise JobError(f"{file}: no such job file", hint=hint) from None
+        raise JobError(f"{file}: no such job file", hint=_near_file(file)) from None
     except OSError as error:
         raise JobError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _near_file(missing: Path) -> str:
+    there = [file.name for file in missing.parent.glob("*.toml")] if missing.parent.is_dir() else []
+    if near := difflib.get_close_matches(missing.name, there, n=1):
+        return f"did you mean {missing.parent / near[0]}?"
+    return "batch-runner init FILE writes one"
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for flag, key in KEYS_OF_FLAGS.items():
-        name = ENVIRONMENT_PREFIX + flag.upper()
-        if value := environment.get(name):
-            values[key] = str(Path.cwd() / value) if key in _PATH_KEYS else value
+        if value := environment.get(ENVIRONMENT_PREFIX + flag.upper()):
+            values[key] = _from_here(key, value)
     return values
+
+
+def _from_here(key: str, value: Any) -> Any:
+    """Paths that were typed or exported mean the current folder, not the job file's."""
+    if key not in _PATH_KEYS or value is None:
+        return value
+    if isinstance(value, list):
+        return [_from_here(key, item) for item in value]
+    return str(Path.cwd() / Path(value).expanduser())
 
 
 def _setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
-    key = key.strip()
-    if not separator or "." not in key:
-        raise UsageError(f"--set {text!r}: must look like table.key=value")
-    if looks_like_a_key(value.strip().strip("\"'")):
+    key, value = key.strip(), value.strip()
+    if not separator or "." not in key or not all(key.split(".")):
+        shown = key if separator else "..." if looks_like_a_key(text) else text
+        raise UsageError(f"--set {shown!r}: must look like table.key=value")
+    if looks_like_a_key(value.strip("\"'")):
         raise UsageError(
             f"--set {key}: the value looks like a secret (not shown)",
             hint="keys belong in an environment variable named by endpoint.api_key_env",
@@ -184,12 +184,12 @@ def _setting(text: str) -> tuple[str, Any]:
 def _lay(tables: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Put `table.key` values over what is there; None takes away what is there."""
     for key, value in values.items():
-        *path, last = key.split(".")
+        *path, last = _steps(key)
         table: Any = tables
         for name in path:
             table = table.setdefault(name, {}) if isinstance(table, dict) else None
         if not isinstance(table, dict):
-            raise UsageError(f"--set {key}: {'.'.join(path)} is a value, not a table")
+            raise JobError(f"{key}: {'.'.join(path)} is a value, not a table")
         if value is None:
             table.pop(last, None)
             continue
@@ -199,9 +199,23 @@ def _lay(tables: dict[str, Any], values: Mapping[str, Any]) -> None:
                 table.pop(rival, None)
 
 
+def _steps(key: str) -> list[str]:
+    """The parts of a dotted key; a part with dots of its own stands in quotes, as in TOML."""
+    table: Any
+    try:
+        table = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return key.split(".")
+    steps: list[str] = []
+    while isinstance(table, dict):
+        [(name, table)] = table.items()
+        steps.append(name)
+    return steps
+
+
 def _default_base_url(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
     endpoint = tables.setdefault("endpoint", {})
-    if isinstance(endpoint, dict) and (url := environment.get("OPENAI_BASE_URL")):
+    if isinstance(endpoint, dict) and (url := environment.get(URL_VARIABLE)):
         endpoint.setdefault("base_url", url)
 
 
@@ -214,6 +228,8 @@ def _read_files(tables: dict[str, Any], *, origin: str, folder: Path) -> None:
         prompt["input"] = _text_of(folder / name, f"{origin}: prompt.input_file")
     if isinstance(schema, dict) and isinstance(name := schema.get("schema_file"), str):
         place = f"{origin}: json.schema_file"
+        if "schema" in schema:
+            raise JobError(f"{origin}: json: both schema and schema_file are given")
         try:
             schema["schema"] = json.loads(_text_of(folder / name, place))
         except ValueError as error:
@@ -222,13 +238,15 @@ def _read_files(tables: dict[str, Any], *, origin: str, folder: Path) -> None:
 
 def _text_of(file: Path, place: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise JobError(f"{place}: {str(file)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise JobError(f"{place}: {str(file)!r} is not UTF-8 text") from None
 
 
-def _flag_name(overrides: Overrides) -> str:
-    output = overrides.flags.get("output.path")
-    return Path(str(output)).stem if output else "job"
+def _output_stem(tables: Mapping[str, Any]) -> str:
+    """What a job without a file is called after."""
+    output = tables.get("output")
+    path = output.get("path") if isinstance(output, Mapping) else None
+    return Path(path).stem if isinstance(path, str) else "job"

@@ -1,8 +1,13 @@
-"""Where log lines go and how they look: text for people, one JSON object a line for machines."""
+"""Where log lines go and how they look: text for people, one JSON object a line for machines.
+
+A record says what it is by `extra={"event": ..., "fields": {...}}`; text shows its message alone.
+"""
 
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
@@ -10,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.errors import UsageError
+from batch_runner.printable import printable, printable_json
+from batch_runner.records import RowResult
+from batch_runner.summary import RunSummary
+
+
+TRACE = 5
+"""Below DEBUG: every row, good ones too (`-vv`)."""
 
 
 class LogFormat(StrEnum):
@@ -20,11 +32,7 @@ class LogFormat(StrEnum):
 
 
 class JsonFormatter(logging.Formatter):
-    """`ts level event message job run_id` and whatever the line carries besides."""
-
-    def __init__(self, context: dict[str, Any]) -> None:
-        super().__init__()
-        self._context = context
+    """`ts level event message`, what the line is about, and whatever it carries besides."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -33,10 +41,84 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "message"),
             "message": record.getMessage(),
-            **self._context,
+            **getattr(record, "about", {}),
             **getattr(record, "fields", {}),
         }
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(fields, ensure_ascii=False, default=str))
+
+
+@contextmanager
+def about(log: logging.Logger, **fields: Any) -> Iterator[None]:
+    """Every line logged in this block, by any thread, carries `fields`."""
+
+    def add(record: logging.LogRecord) -> bool:
+        record.about = fields
+        return True
+
+    log.addFilter(add)
+    try:
+        yield
+    finally:
+        log.removeFilter(add)
+
+
+def row_line(result: RowResult) -> str:
+    """A row that ended, for people."""
+    name = f"row {result.row + 1}" + (f" ({result.label})" if result.label else "")
+    took = f", {result.latency_seconds:.1f}s" if result.latency_seconds is not None else ""
+    times = f", {result.attempts} attempts" if result.attempts > 1 else ""
+    why = f" {result.code}: {result.ending.message}" if result.code is not None else ""
+    return f"{name}: {result.status}{why}{took}{times}"
+
+
+def row_fields(result: RowResult) -> dict[str, Any]:
+    """A row that ended, for machines; usage under OpenTelemetry's names. Unknown is left out."""
+    usage = result.final_usage
+    fields = {
+        "row": result.row,
+        "label": result.label,
+        "status": str(result.status),
+        "error.type": result.code,
+        "attempts": result.attempts,
+        "latency_seconds": result.latency_seconds,
+        "gen_ai.request.model": result.asked_model,
+        "gen_ai.response.model": result.model,
+        "gen_ai.response.id": result.response_id,
+        "gen_ai.response.finish_reasons": [result.finish_reason] if result.finish_reason else None,
+        "gen_ai.usage.input_tokens": usage and usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage and usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage and usage.cached_tokens,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def end_fields(summary: RunSummary) -> dict[str, Any]:
+    """The end of a run, for machines; tokens and dollars are those of this run."""
+    bill = summary.run_bill
+    least = bill.at_least
+    fields = {
+        "exit_code": int(summary.exit_code),
+        "stop_reason": summary.stop_reason,
+        "rows": summary.rows,
+        "rows_sent": summary.sent,
+        "statuses": {str(status): count for status, count in summary.statuses.items()},
+        "elapsed_seconds": round(summary.elapsed_seconds, 3),
+        "cost_usd": None if least is None else float(least),
+        "gen_ai.usage.input_tokens": bill.tokens.input,
+        "gen_ai.usage.output_tokens": bill.tokens.output,
+        "gen_ai.usage.cache_read.input_tokens": bill.tokens.cached,
+        "output": summary.output,
+        "job": summary.job,
+        "run_id": summary.run_id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people. Nothing that a file or an endpoint said steers their terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class StderrHandler(logging.Handler):
@@ -64,30 +146,33 @@ class HeldHandler(logging.Handler):
 
 
 def set_up(
-    *,
-    quiet: bool,
-    verbose: int,
-    log_file: str | None,
-    log_format: LogFormat,
-    context: dict[str, Any],
+    *, quiet: bool, verbose: int, log_file: str | None, log_format: LogFormat
 ) -> HeldHandler | None:
     """The package's log goes to stderr and, if asked for, to a file that may be rotated away."""
+    logging.addLevelName(TRACE, "TRACE")
     log = logging.getLogger("batch_runner")
-    log.handlers.clear()
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel({0: logging.INFO, 1: logging.DEBUG}.get(verbose, TRACE))
     clock = "" if sys.stderr.isatty() else "%(asctime)s "
-    text = logging.Formatter(f"{clock}%(message)s", datefmt="%H:%M:%S")
-    formatter = JsonFormatter(context) if log_format is LogFormat.JSON else text
+    text = TextFormatter(f"{clock}%(message)s", datefmt="%H:%M:%S")
+    formatter = JsonFormatter() if log_format is LogFormat.JSON else text
     held = HeldHandler() if quiet else None
     handlers: list[logging.Handler] = [held or StderrHandler()]
     if log_file is not None:
-        try:
-            Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(WatchedFileHandler(log_file, encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"--log-file {log_file!r}: {error.strerror}") from None
+        handlers.append(_file_handler(log_file))
     for handler in handlers:
         handler.setFormatter(formatter)
         log.addHandler(handler)
     return held
+
+
+def _file_handler(log_file: str) -> logging.Handler:
+    """Reopens the file when logrotate has moved it away."""
+    try:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        return WatchedFileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--log-file {log_file!r}: {error.strerror}") from None

@@ -68,7 +68,7 @@ async def run_pipeline(
                     tasks.start_soon(_answer, requests.clone(), to_record.clone(), call)
             await _record(results, record)
     except BaseExceptionGroup as group:
-        raise _only(group) from None
+        raise sole(group) from None
 
 
 async def _read(source: Source, to_call: MemoryObjectSendStream[Request], drain: Drain) -> None:
@@ -102,7 +102,7 @@ async def _record(results: MemoryObjectReceiveStream[RowResult], record: Record)
         await record(together)
 
 
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one exception of a group, however deep; the group itself when there are several."""
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:

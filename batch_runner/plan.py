@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from hashlib import blake2b
 
 from batch_runner.errors import InputError, JobError
@@ -34,10 +35,34 @@ TRANSIENT = frozenset({
 })  # fmt: skip
 """Failures that may pass by themselves: the next run tries them again. Others wait for `retry`."""
 
+class Dedupe(StrEnum):
+    """`--dedupe`: whether rows that ask for the same share one call."""
+
+    OFF = "off"
+    ON = "on"
+    """Refused where answers are drawn at random: each row would deserve its own draw."""
+    FORCED = "forced"
+    """Even then."""
+
+
+def check_dedupe(job: JobSpec) -> None:
+    """Raise JobError for a job whose equal requests are meant to get different answers."""
+    temperature = job.request.get("temperature")
+    if temperature is None or (isinstance(temperature, int | float) and temperature <= 0):
+        return
+    raise JobError(
+        f"{job.origin}: request.temperature: {temperature!r} draws each answer at random, and "
+        "--dedupe would give equal rows the same one",
+        hint="--force-dedupe does it all the same; or drop --dedupe, or set temperature = 0",
+    )
+
+
 UNSENDABLE = 0xFFFFFFFF
 """Stands for an entry number: the row has no request (missing value, bad input)."""
 
 Wanted = Callable[[Entry | None], bool]
+Watch = Callable[[Request, bool, int], None]
+"""A request, whether it is to be sent, and how many rows before it ask for the same."""
 
 
 def unfinished(entry: Entry | None) -> bool:
@@ -57,6 +82,8 @@ class Plan:
     """Per row: 1 when it is to be sent."""
     duplicates: int = 0
     """Rows whose request equals that of an earlier row."""
+    dedupe: bool = False
+    """Those rows share the entry of the first: one call answers them all."""
     unsendable: Counter[RowStatus] = field(default_factory=Counter)
     bad: list[BadRecord] = field(default_factory=list)
     bad_count: int = 0
@@ -72,8 +99,22 @@ class Plan:
     def to_send(self) -> int:
         return self.wanted.count(1)
 
+    @property
+    def copies(self) -> int:
+        """Rows that get the answer of an earlier row."""
+        return self.duplicates if self.dedupe else 0
+
+    @property
+    def not_wanted(self) -> int:
+        """Rows with a request of their own that is not to be sent: done before, or not chosen now."""
+        return self.rows - self.to_send - self.unsendable.total() - self.copies
+
     def has_request(self, row: int) -> bool:
         return self.entries[row] != UNSENDABLE
+
+    def is_copy(self, row: int) -> bool:
+        """The row has the answer of an earlier row, which has the cost, too."""
+        return self.dedupe and self.occurrences[row] > 0
 
 
 def make_plan(
@@ -84,13 +125,16 @@ def make_plan(
     *,
     wanted: Wanted,
     new_columns: tuple[Column, ...],
+    dedupe: bool = False,
+    watch: Watch | None = None,
 ) -> Plan:
     """Every row of the input, judged; reads it once from end to end, before the first call.
 
+    `watch` sees each request, and whether it is to be sent.
     Raises InputError for records that are no rows (unless they are skipped), for labels that are
     not unique, and for columns that are not there.
     """
-    plan = Plan()
+    plan = Plan(dedupe=dedupe)
     labels = _Labels(job)
     times = array("I")
     seen: dict[str, None] = dict.fromkeys(table.header or ())
@@ -103,9 +147,12 @@ def make_plan(
             plan.unsendable[request.status] += 1
             _append(plan, UNSENDABLE, 0, wanted=False)
             continue
-        number, occurrence = _entry_of(request.key, index, times)
+        number, occurrence = _entry_of(request.key, index, times, shared=dedupe)
         plan.duplicates += occurrence > 0
-        _append(plan, number, occurrence, wanted=wanted(index.entry(number)))
+        is_wanted = wanted(index.entry(number)) and not (dedupe and occurrence)
+        _append(plan, number, occurrence, wanted=is_wanted)
+        if watch is not None:
+            watch(request, is_wanted, occurrence)
     _raise_for_bad(job, plan)
     labels.raise_for_duplicates()
     plan.columns = tuple(seen)
@@ -140,15 +187,17 @@ def requests(plan: Plan, table: Table, builder: PromptBuilder, index: Index) -> 
         yield request
 
 
-def _entry_of(digest: bytes, index: Index, times: "array[int]") -> tuple[int, int]:
+def _entry_of(
+    digest: bytes, index: Index, times: "array[int]", *, shared: bool
+) -> tuple[int, int]:
     """The entry number of the next row with this digest, and which occurrence it is."""
     first = index.add(digest)
     if first >= len(times):
         times.extend([0] * (max(len(index), first + 1) - len(times)))
     occurrence = times[first]
     times[first] += 1
-    if occurrence == 0:
-        return first, 0
+    if occurrence == 0 or shared:
+        return first, occurrence
     return index.add(row_key(digest, occurrence)), occurrence
 
 

@@ -4,10 +4,9 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import anyio
 
@@ -49,6 +48,22 @@ class Snapshot:
             return None
         return (self.total - self.done) / self.rows_per_second
 
+    def to_json(self) -> dict[str, Any]:
+        eta = self.eta_seconds
+        return {
+            "rows_done": self.done,
+            "rows": self.total,
+            "ok": self.ok,
+            "failed": self.failed,
+            "in_flight": self.in_flight,
+            "oldest_seconds": round(self.oldest_seconds, 1),
+            "concurrency_limit": self.limit,
+            "rows_per_second": round(self.rows_per_second, 2),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "cost_usd": None if self.cost is None else float(self.cost),
+            "eta_seconds": None if eta is None else round(eta),
+        }
+
 
 class Display(Protocol):
     """Where snapshots go."""
@@ -59,10 +74,12 @@ class Display(Protocol):
 
 
 def duration(seconds: float) -> str:
-    """`41s`, `12m 41s`, `3h 05m`."""
+    """`412ms`, `2.1s`, `41s`, `12m 41s`, `3h 05m`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{whole}s"
+        return f"{seconds:.1f}s" if seconds < 9.95 else f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
@@ -71,7 +88,7 @@ def duration(seconds: float) -> str:
 def count(number: float) -> str:
     """`812`, `18.2k`, `31.2M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if number >= size:
+        if number >= 0.9995 * size:  # what would round up to the unit has it
             return f"{number / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{number:,.0f}"
 
@@ -89,13 +106,26 @@ def dollars(amount: Decimal | None) -> str:
     )
 
 
+def dollars_at_most(amount: Decimal | None) -> str:
+    """Like `dollars`, rounded up: a bound must not be rounded down. `no bound` for None."""
+    if amount is None:
+        return "no bound"
+    step = Decimal(1).scaleb(min(amount.adjusted() - 2, -2)) if amount else Decimal("0.01")
+    return dollars(amount.quantize(step, rounding="ROUND_UP"))
+
+
+_BAR_FORMAT = (
+    "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
+)
+"""The bar gives way first; what a narrow terminal cuts off at the right matters least."""
+
+
 class Bar:
     """One tqdm line on a terminal."""
 
     def __init__(self, first: Snapshot, *, stream: TextIO) -> None:
-        from tqdm import tqdm  # noqa: PLC0415  # 80 ms that a run in a pipe need not spend
-
-        tqdm.monitor_interval = 0
+        tqdm = _tqdm()
+        tqdm.monitor_interval = 0  # its thread would outlive the run
         self._bar = tqdm(
             total=first.total,
             initial=first.done,
@@ -104,15 +134,16 @@ class Bar:
             smoothing=0.05,
             dynamic_ncols=True,
             unit="row",
+            bar_format=_BAR_FORMAT,
             leave=False,
         )
 
     def show(self, snapshot: Snapshot) -> None:
         words = [
-            f"{snapshot.in_flight} in flight",
-            *([f"{snapshot.failed} failed"] if snapshot.failed else []),
-            f"{count(snapshot.tokens_per_second)} tok/s",
             *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
+            *([f"{snapshot.failed} failed"] if snapshot.failed else []),
+            f"{snapshot.in_flight} in flight",
+            f"{count(snapshot.tokens_per_second)} tok/s",
         ]
         self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(snapshot.done - self._bar.n)
@@ -134,8 +165,9 @@ class Heartbeat:
     def show(self, snapshot: Snapshot) -> None:
         if self._clock() < self._next:
             return
-        self._next += HEARTBEAT_SECONDS
-        self._log.info(heartbeat(snapshot), extra={"event": "progress", "snapshot": snapshot})
+        self._next = self._clock() + HEARTBEAT_SECONDS
+        extra = {"event": "progress", "fields": snapshot.to_json()}
+        self._log.info("%s", heartbeat(snapshot), extra=extra)
 
     def close(self, snapshot: Snapshot) -> None:
         pass
@@ -171,9 +203,11 @@ def display_for(
     clock: Callable[[], float],
     stream: TextIO | None = None,
 ) -> Display:
+    """What `style` means here: AUTO is a bar on a terminal and in a notebook, a log elsewhere."""
     stream = stream or sys.stderr
     if style is ProgressStyle.AUTO:
-        style = ProgressStyle.BAR if stream.isatty() else ProgressStyle.LOG
+        seen = stream.isatty() or _in_notebook()
+        style = ProgressStyle.BAR if seen else ProgressStyle.LOG
     if style is ProgressStyle.BAR:
         return Bar(first, stream=stream)
     return Heartbeat(log, clock=clock) if style is ProgressStyle.LOG else Silence()
@@ -186,5 +220,18 @@ async def keep_showing(display: Display, snapshot: Callable[[], Snapshot]) -> No
         display.show(snapshot())
 
 
-def timestamp(moment: datetime) -> str:
-    return moment.strftime("%H:%M:%S")
+def _tqdm() -> Any:
+    """The tqdm class: 80 ms that a run in a pipe need not spend."""
+    if _in_notebook():
+        from tqdm.auto import tqdm  # noqa: PLC0415
+
+        return tqdm
+    from tqdm import tqdm as line  # noqa: PLC0415
+
+    return line
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel runs us; IPython in a terminal has no kernel."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

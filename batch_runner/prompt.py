@@ -28,6 +28,8 @@ _NUMERIC = frozenset({
 })  # fmt: skip
 """Parameters the API wants as numbers; from a CSV cell they come as text."""
 
+_IMAGE_FILE = "image_file"
+"""A key of ours in messages; what is sent is `image_url`."""
 _ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
 _ROW_ITEM = re.compile(r"""\brow\s*\[\s*(["'])(.*?)\1\s*\]""")
 _canonical = json.JSONEncoder(
@@ -49,14 +51,20 @@ def digest_of(body: bytes) -> bytes:
     return blake2b(body, digest_size=KEY_BYTES).digest()
 
 
+def _no_image(name: str) -> str:
+    raise ValueError(f"image {name!r}: files are not read here")
+
+
 class PromptBuilder:
     """Builds the request of each row of one job.
 
-    Raises JobError when a template cannot be compiled.
+    `image_url` turns the name of an image file into a URL, or raises ValueError. Raises JobError
+    when a template cannot be compiled.
     """
 
-    def __init__(self, job: JobSpec) -> None:
+    def __init__(self, job: JobSpec, *, image_url: Callable[[str], str] = _no_image) -> None:
         self._origin = job.origin
+        self._image_url = image_url
         self._missing = job.prompt.missing
         self.label_columns = job.input.key
         self._environment = _environment()
@@ -74,6 +82,12 @@ class PromptBuilder:
         self._names.update(name for name in (self._messages_column, self._body_column) if name)
         self.shares_model = "model" not in self._templates and self._body_column is None
         """Every row asks for the same model."""
+        self.is_uniform = (
+            self.shares_model
+            and self._messages_column is None
+            and "max_output_tokens" not in self._templates
+        )
+        """Every row's request has the same parts, whatever their text."""
 
     @property
     def columns(self) -> frozenset[str] | None:
@@ -94,7 +108,7 @@ class PromptBuilder:
                 raise JobError(
                     f"{self._origin}: {place}: {source} has no column {name!r} "
                     f"(columns: {', '.join(known)})",
-                    hint=f"did you mean {original!r}?" if original else hint,
+                    hint=hint or (f"did you mean {original!r}?" if original else ""),
                 )
 
     def build(self, row: Row) -> Request | Failure:
@@ -168,6 +182,8 @@ class PromptBuilder:
     def _compile(self, value: Any, place: str, name: str) -> Renderer:
         if isinstance(value, Mapping):
             items = {k: self._compile(v, f"{place}.{k}", k) for k, v in value.items()}
+            if _IMAGE_FILE in items:
+                items["image_url"] = self._image(items.pop(_IMAGE_FILE))
             return lambda context: {k: item(context) for k, item in items.items()}
         if isinstance(value, list):
             renderers = [self._compile(v, f"{place}[{i}]", "") for i, v in enumerate(value)]
@@ -180,6 +196,11 @@ class PromptBuilder:
             return self._expression(one[1], numeric=name in _NUMERIC)
         environment = self._environment
         return lambda context: environment.render_template(place, **context)
+
+    def _image(self, file: Renderer) -> Renderer:
+        """The image itself in place of its name: an edited image is another request."""
+        url = self._image_url
+        return lambda context: url(str(file(context)))
 
     def _expression(self, source: str, *, numeric: bool) -> Renderer:
         """A parameter that is one expression keeps the type of its value."""
@@ -257,7 +278,7 @@ def _column_name(messages: Any) -> str | None:
 
 def _is_template(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(map(_is_template, value.values()))
+        return _IMAGE_FILE in value or any(map(_is_template, value.values()))
     if isinstance(value, list):
         return any(map(_is_template, value))
     return isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#"))

@@ -1,5 +1,6 @@
 """The words of batch_runner as values: Row, Request, Completion, Failure, Usage, RowResult."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,6 +8,12 @@ from typing import Any
 
 
 KEY_BYTES = 16  # blake2b-128: 2**64 rows before a collision is likely
+
+_MORE_THAN_TEXT = re.compile(
+    rb'"(?:input_image|input_file|input_audio|item_reference|previous_response_id|conversation|prompt'
+    rb'|web_search\w*|file_search|code_interpreter|computer\w*|image_generation|mcp|local_shell)"'
+)
+"""Names in a body whose tokens its bytes do not bound. Inside a text their quotes would be escaped."""
 
 
 class RowStatus(StrEnum):
@@ -96,6 +103,11 @@ class Request:
     max_output_tokens: int | None
     label: str | None = None
     """The row's own name (`input.key`), for messages and reports."""
+
+    @property
+    def input_bound_bytes(self) -> int | None:
+        """Bytes that bound the input tokens; None where images, files, history or hosted tools add to them."""
+        return None if _MORE_THAN_TEXT.search(self.body) else len(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +223,15 @@ class RowResult:
     @property
     def code(self) -> str | None:
         return self.ending.code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A background response that an earlier run asked for and never heard the end of."""
+
+    response_id: str
+    attempts_untold: int
+    """1 when no result has told of the call that asked for it, else 0."""
 
 
 class ColumnKind(StrEnum):

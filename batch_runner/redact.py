@@ -38,10 +38,15 @@ class Redactor:
                 body = body.replace(spelling, MASK.encode())
         return body
 
-    def message(self, text: str) -> str:
-        """A message fit to be stored and shown: secrets and what looks like one masked, one line."""
+    def text(self, text: str) -> str:
+        """The text with every known secret masked."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
+        return text
+
+    def message(self, text: str) -> str:
+        """A message fit to be stored and shown: secrets and what looks like one masked, one line."""
+        text = self.text(text)
         for pattern in _PATTERNS:
             text = pattern.sub(MASK, text)
         text = " ".join(text.split())

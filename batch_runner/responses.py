@@ -73,11 +73,11 @@ def read_reply(
     if not isinstance(reply.get("output"), list):
         return Failure(code=ErrorCode.BAD_REPLY, message="the reply has no list 'output'")
     if status == "incomplete":
-        return _cut(output, _incomplete_reason(reply, cap))
+        return _cut(output, _incomplete_reason(reply, cap), reply)
     if output.refusal and not output.text.strip():
         return _refused(output)
     if _reached(reply, cap):
-        return _cut(output, ErrorCode.MAX_OUTPUT_TOKENS)
+        return _cut(output, ErrorCode.MAX_OUTPUT_TOKENS, reply)
     if output.refusal:
         return _refused(output)
     if not output.text.strip() and not output.tool_calls:
@@ -114,8 +114,10 @@ def read_output(reply: Mapping[str, Any]) -> ReplyOutput:
                     for part in _mappings(item.get("summary"))
                     if isinstance(part.get("text"), str)
                 ]
-            case "function_call" | "custom_tool_call":
+            case "function_call":
                 calls.append({name: item.get(name) for name in ("name", "call_id", "arguments")})
+            case "custom_tool_call":
+                calls.append({name: item.get(name) for name in ("name", "call_id", "input")})
             case _:
                 pass
     final = [text for phase, text in messages if phase == "final_answer"]
@@ -164,14 +166,24 @@ def read_error(body: Any) -> ServerError:
     return ServerError(code="", message=error if isinstance(error, str) else str(error)[:500])
 
 
-def finish_reason(reply: Mapping[str, Any]) -> str | None:
+def finish_reason(reply: Mapping[str, Any], *, has_calls: bool) -> str | None:
     """`stop`, `tool_calls`, or the reason for being incomplete; None when the reply failed."""
     status = reply.get("status", "completed")
     if status == "incomplete":
         return _named_reason(reply) or "incomplete"
     if status != "completed":
         return None
-    return "tool_calls" if read_output(reply).tool_calls else "stop"
+    return "tool_calls" if has_calls else "stop"
+
+
+def citations(reply: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The annotations of all texts of a reply: what web and file search found, in order."""
+    return [
+        annotation
+        for item in _mappings((reply or {}).get("output"))
+        for part in _mappings(item.get("content"))
+        for annotation in _mappings(part.get("annotations"))
+    ]
 
 
 def without_echo(reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,21 +209,29 @@ def _failed_code(code: str) -> str:
     return known.get(code, other(code))
 
 
-def _cut(output: ReplyOutput, reason: str) -> Completion:
+def _cut(output: ReplyOutput, reason: str, reply: Mapping[str, Any]) -> Completion:
     return Completion(
         text=output.text,
         status=RowStatus.INCOMPLETE,
         code=reason,
-        message=_CUT_MESSAGES.get(reason, "the server stopped before the end"),
+        message=_cut_message(output, reason, reply),
         reasoning=output.reasoning or None,
         tool_calls=output.tool_calls,
     )
 
 
-_CUT_MESSAGES: Mapping[str, str] = {
-    ErrorCode.MAX_OUTPUT_TOKENS: "cut off at max_output_tokens; a reasoning model may have used them all to think",
-    ErrorCode.CONTENT_FILTER: "cut off by the content filter",
-}
+def _cut_message(output: ReplyOutput, reason: str, reply: Mapping[str, Any]) -> str:
+    if reason == ErrorCode.CONTENT_FILTER:
+        return "cut off by the content filter"
+    if reason != ErrorCode.MAX_OUTPUT_TOKENS:
+        return "the server stopped before the end"
+    usage = read_usage(reply) or _NO_TOKENS
+    if not output.text.strip() and usage.reasoning_tokens:
+        return (
+            f"all of max_output_tokens went into reasoning ({usage.reasoning_tokens} tokens): raise "
+            'it, lower reasoning.effort, or set on_incomplete = "retry" under [retry]'
+        )
+    return "cut off at max_output_tokens"
 
 
 def _refused(output: ReplyOutput) -> Completion:

@@ -1,37 +1,56 @@
 """Carries a job out: lock, journal, plan, calls, output, report. `run` and resume are one thing."""
 
 import logging
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import httpx
 
-from batch_runner.bill import Bill, is_priced, source_of
+from batch_runner import __version__
+from batch_runner.bill import Bill, source_of
 from batch_runner.budget import Budget
 from batch_runner.changes import MOST_CHANGED_SHARE, check_changes, find_changes, keep_old_answers
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import (
     BatchRunnerError,
     ExitCode,
-    UsageError,
+    StorageError,
 )
+from batch_runner.expectation import recall
 from batch_runner.export import Exported, export
-from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key
-from batch_runner.journal import Journal, LockPolicy, RunDirectory
-from batch_runner.plan import UNSENDABLE, Wanted, requests, unfinished
+from batch_runner.freshness import fresh_export, remember_export
+from batch_runner.job import FormulaPolicy, JobSpec
+from batch_runner.jobfile import api_key, key_source
+from batch_runner.journal import Intent, Journal, LockPolicy, PastRun, RunDirectory, replay
+from batch_runner.logs import about
+from batch_runner.plan import Dedupe, Wanted, requests, unfinished
 from batch_runner.progress import Display, ProgressStyle, Snapshot, display_for
-from batch_runner.records import RowResult, RowStatus, UnknownBilling
-from batch_runner.signals import raise_on_signals
+from batch_runner.records import RowResult, RowStatus
+from batch_runner.spending import budget_in_words, check_prices
+from batch_runner.remedy import command
 from batch_runner.summary import RunSummary
+from batch_runner.findings import gather
 from batch_runner.tally import Tally
-from batch_runner.work import Work, open_work, remember_job, write_json
+from batch_runner.work import (
+    Work,
+    fingerprint,
+    open_work,
+    put_journal_aside,
+    remember_job,
+    write_json,
+)
 
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger("batch_runner")
 
@@ -75,11 +94,22 @@ class RunOptions:
     if_locked: LockPolicy = LockPolicy.FAIL
     wanted: Wanted = unfinished
     """Which rows to send, by what the journal says of them."""
+    rows: frozenset[int] | None = None
+    """Of those, only the rows with these indices."""
+    dedupe: Dedupe | None = None
+    """None: as the last run of the job was told."""
+    write_output: bool = True
+    """False leaves the results in the journal, for a later run to export."""
     progress: ProgressStyle = ProgressStyle.AUTO
     handle_signals: bool = True
-    transport: httpx.AsyncBaseTransport | None = None
+    signals: AsyncIterable[int] | None = None
+    """Instead of those of the process: Ctrl-C of another thread."""
+    on_begin: Callable[[], None] | None = None
+    """Called once the lock is held and the plan is made, before the first call."""
+    transport: "httpx.AsyncBaseTransport | None" = None
     """Instead of the real network, for tests."""
     on_result: Callable[[RowResult], None] | None = None
+    """Called in the loop with each row that ended, once it is stored; it had better be quick."""
 
 
 _DEFAULTS = RunOptions()
@@ -94,8 +124,6 @@ def run(job: JobSpec, options: RunOptions = _DEFAULTS) -> RunSummary:
     with _prepared(job, options) as (work, dispatch):
         if dispatch is not None:
             anyio.run(dispatch.send_or_note)
-            if options.handle_signals:
-                raise_on_signals()
         return _conclude(work, dispatch, options)
 
 
@@ -116,15 +144,33 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
     """Everything that can go wrong before money is spent has gone well; the lock is held."""
     key = None if options.dry_run else api_key(job)
     directory = RunDirectory(job.run_path)
-    with open_work(job, wanted=options.wanted, lock=options.if_locked, fresh=options.fresh) as work:
+    lock = None if options.dry_run else options.if_locked
+    with (
+        open_work(
+            job, wanted=options.wanted, lock=lock, fresh=options.fresh, dedupe=options.dedupe
+        ) as work,
+        about(log, job=job.name, run_id=work.run_id),
+    ):
+        done = work.plan.not_wanted
+        if options.rows is not None:
+            _keep_only(work.plan.wanted, options.rows)
         _apply_changes(work, options)
         if options.limit is not None:
             _keep_first(work.plan.wanted, options.limit)
-        _log_plan(work)
-        if options.dry_run or not work.plan.to_send:
+        _log_plan(work, done=done)
+        if options.on_begin is not None and not options.dry_run:
+            options.on_begin()
+        if options.dry_run:
             yield work, None
             return
-        budget = _budget(work)
+        budget = _budget(work) if work.plan.to_send else None
+        if options.fresh:
+            put_journal_aside(work)
+        if not work.plan.to_send:
+            if options.dedupe is not None:
+                remember_job(work)
+            yield work, None
+            return
         remember_job(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
 
@@ -145,15 +191,17 @@ def _dispatch(
             run_id=work.run_id,
             durability=job.output.durability,
             index=work.replay.index,
-            settings={"model": job.model, "base_url": job.endpoint.base_url},
+            settings=_journal_settings(job),
             on_failure=on_failure,
         )
 
     def display(first: Snapshot) -> Display:
         return display_for(options.progress, first, log=log, clock=time.monotonic)
 
-    auth = "no key" if key is None else f"key from {job.endpoint.api_key_env or 'OPENAI_API_KEY'}"
-    log.info("%s at %s, %s", job.model, job.endpoint.base_url, auth)
+    url = job.endpoint.base_url
+    fields = {"gen_ai.request.model": job.model, "server.address": url, "to_send": work.plan.to_send}
+    extra = {"event": "run_start", "fields": fields}
+    log.info("%s at %s, %s", job.model, url, key_source(job, key), extra=extra)
     return Dispatch(
         job=job,
         requests=requests(work.plan, work.table, work.builder, work.replay.index),
@@ -164,14 +212,21 @@ def _dispatch(
         biller=work.biller,
         tally=Tally(work.biller),
         budget=budget,
+        expectation=recall(job.run_path, fingerprint=fingerprint(job)),
         open_journal=open_journal,
         schema=work.schema,
+        pending=work.replay.pending,
         transport=options.transport,
         handle_signals=options.handle_signals,
+        signals=options.signals,
         display=display,
         on_result=options.on_result,
         log=log,
     )
+
+
+def _journal_settings(job: JobSpec) -> dict[str, str]:
+    return {"model": job.model, "base_url": job.endpoint.base_url}
 
 
 def _apply_changes(work: Work, options: RunOptions) -> None:
@@ -187,6 +242,14 @@ def _apply_changes(work: Work, options: RunOptions) -> None:
     check_changes(changes, origin=work.job.origin, most_share=most)
 
 
+def _keep_only(wanted: bytearray, rows: frozenset[int]) -> None:
+    """Of the wanted rows only those among `rows` stay wanted."""
+    kept = [row for row in rows if row < len(wanted) and wanted[row]]
+    wanted[:] = bytes(len(wanted))
+    for row in kept:
+        wanted[row] = 1
+
+
 def _keep_first(wanted: bytearray, limit: int) -> None:
     """Only the first `limit` wanted rows stay wanted."""
     position = -1
@@ -199,26 +262,27 @@ def _keep_first(wanted: bytearray, limit: int) -> None:
 
 
 def _budget(work: Work) -> Budget | None:
-    limits = work.job.limits
-    if limits.max_cost is None:
+    limit = work.job.limits.max_cost
+    if limit is None:
         return None
-    if work.builder.shares_model and not is_priced(work.prices, work.job.model):
-        raise UsageError(
-            f"{work.job.origin}: limits.max_cost: no price is known for {work.job.model!r}, so the "
-            "limit could not be kept",
-            hint=f'add [prices."{work.job.model}"] with input and output, or drop max_cost',
-        )
-    return Budget(limits.max_cost)
+    to_send = requests(work.plan, work.table, work.builder, work.replay.index)
+    # Rows built from one template differ in what only reading all of them shows, if they do at all.
+    sample = islice(to_send, 1) if work.builder.is_uniform else to_send
+    is_bounded = check_prices(sample, work.biller, origin=work.job.origin)
+    log.info("%s", budget_in_words(limit, is_bounded=is_bounded), extra={"event": "budget"})
+    return Budget(limit)
 
 
-def _log_plan(work: Work) -> None:
+def _log_plan(work: Work, *, done: int) -> None:
     plan = work.plan
     words = [f"{plan.rows:,} rows", f"{plan.to_send:,} to send"]
-    done = plan.rows - plan.to_send - plan.unsendable.total()
     if done:
         words.append(f"{done:,} done before")
+    if left := plan.not_wanted - done:
+        words.append(f"{left:,} left for later")
     if plan.duplicates:
-        words.append(f"{plan.duplicates:,} ask for the same as another")
+        shared = ", answered by one call" if plan.dedupe else ""
+        words.append(f"{plan.duplicates:,} ask for the same as another{shared}")
     if plan.unsendable.total():
         words.append(f"{plan.unsendable.total():,} without a request (empty or unusable cells)")
     log.info("%s: %s", work.job.name, ", ".join(words), extra={"event": "plan"})
@@ -229,19 +293,58 @@ def _conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> Run
     summary = _summary_of_plan(work)
     if dispatch is not None:
         _add_calls(summary, dispatch)
-    summary.bill = _whole_bill(work)
+    has_lost = summary.exit_code is ExitCode.STORAGE
+    summary.bill = _whole_bill(work, lost=_lost_calls(work) if has_lost else None)
     stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
-    if options.dry_run:
+    if options.dry_run or not options.write_output:
         return summary
     if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
         summary.elapsed_seconds = time.time() - work.started_at
-        write_json(work.job.meta_path, summary.to_json())
+        try:
+            write_json(work.job.meta_path, summary.to_json())
+        except StorageError as error:
+            if summary.exit_code is not ExitCode.STORAGE:
+                raise
+            summary.warnings.append(str(error))
         return summary
-    exported = export(work, work.job.output_path)
+    exported = fresh_export(work) if dispatch is None else None
+    if exported is None:
+        exported = export(work, work.job.output_path)
+        remember_export(work, exported)
     _add_output(summary, exported, work, options)
     summary.elapsed_seconds = time.time() - work.started_at
+    if work.job.output.report is not None:
+        _add_report(summary, work, Path(work.job.output.report))
     write_json(work.job.meta_path, summary.to_json())
     return summary
+
+
+def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
+    """The report is written; a run that sent nothing leaves the one there is."""
+    summary.report = str(path)
+    if not summary.sent and path.exists():
+        return
+    from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
+
+    runs = (*work.replay.runs, *([_this_run(work)] if summary.sent else []))
+    try:
+        write_report(work, summary, gather(work, runs), path)
+    except StorageError as error:
+        # The output is there; that it has no report must not keep the meta file from saying so.
+        summary.report = None
+        summary.exit_code = ExitCode.STORAGE
+        summary.stop_reason = str(error)
+
+
+def _this_run(work: Work) -> PastRun:
+    """As the journal will tell of it from now on."""
+    return PastRun(
+        run_id=work.run_id,
+        started_at=work.started_at,
+        tool_version=__version__,
+        settings=_journal_settings(work.job),
+        ended_cleanly=True,
+    )
 
 
 def _summary_of_plan(work: Work) -> RunSummary:
@@ -256,7 +359,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
         duplicates=plan.duplicates,
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
-        damaged_records=len(work.replay.damage),
+        damaged_records=sum(not place.is_expected for place in work.replay.damage),
         warnings=list(work.warnings),
     )
 
@@ -267,17 +370,14 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     summary.run_bill = tally.bill
     summary.statuses = tally.statuses.copy()
     summary.codes = tally.codes.copy()
-    latencies = tally.latencies
-    if latencies.bins:
-        summary.latency_quantiles = {
-            f"p{percent}": round(latencies.quantile(percent / 100) or 0.0, 3)
-            for percent in (50, 90, 99)
-        } | {"max": round(latencies.longest_seconds, 3)}
+    summary.latency_quantiles = tally.latencies.quantiles()
+    summary.rate_limited_calls = dispatch.limiter.rate_limited
+    summary.limit_changes = dispatch.limit_changes()
     reason = dispatch.drain.reason
-    if dispatch.signal_number is not None:
+    if dispatch.signal_number is not None and not isinstance(reason, StorageError):
         summary.exit_code = ExitCode(_SIGNAL_EXIT_BASE + dispatch.signal_number)
-        summary.stop_reason = f"signal {dispatch.signal_number}"
-        summary.hint = f"run again to go on: batch-runner run {summary.origin}"
+        summary.stop_reason = signal.Signals(dispatch.signal_number).name
+        summary.hint = f"run again to go on: {command('run', summary.origin)}"
     elif isinstance(reason, BatchRunnerError):
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)
@@ -291,8 +391,8 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
     summary.formula_cells = exported.formula_cells
     summary.damaged_records = max(summary.damaged_records, exported.damaged)
     summary.output = str(work.job.output_path)
-    summary.price_source = source_of(work.prices, {work.job.model: 1})
-    if exported.formula_cells and work.job.output.csv_formulas == "keep":
+    summary.price_source = _price_source(summary.bill, work)
+    if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
         summary.warnings.append(
             f"{exported.formula_cells:,} cells begin like a spreadsheet formula; "
             'csv_formulas = "escape" under [output] defuses them'
@@ -306,39 +406,29 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
             summary.exit_code = ExitCode.ROWS_FAILED
 
 
-def summarize(job: JobSpec) -> RunSummary:
-    """The state of a job according to input and journal, at any time; nothing is sent or written."""
-    with open_work(job) as work:
-        summary = _summary_of_plan(work)
-        summary.bill = _whole_bill(work)
-        summary.statuses.update(work.plan.unsendable)
-        for entry_number in work.plan.entries:
-            if entry_number == UNSENDABLE:
-                continue
-            entry = work.replay.index.entry(entry_number)
-            summary.statuses[entry.status if entry else RowStatus.PENDING] += 1
-            if entry is not None and entry.code:
-                summary.codes[entry.code] += 1
-        summary.price_source = source_of(work.prices, {job.model: 1})
-        if job.output_path.exists():
-            summary.output = str(job.output_path)
-        return summary
+def _price_source(bill: Bill, work: Work) -> str | None:
+    """Which prices were used; those that would be while nothing has been priced."""
+    return ", ".join(sorted(bill.sources)) or source_of(work.prices, {work.job.model: 1})
 
 
-def _whole_bill(work: Work) -> Bill:
+def _whole_bill(work: Work, *, lost: tuple[Intent, ...] | None = None) -> Bill:
     """What all runs of this journal cost, calls lost in crashes included."""
     bill = Bill()
     for result in work.replay.results():
-        work.biller.add(bill, result)
-    for intent in work.replay.unknown:
-        bill.calls += 1
-        work.biller.add_unknown(
-            bill,
-            UnknownBilling.CRASH,
-            attempts=1,
-            model=intent.model,
-            request_bytes=intent.request_bytes,
-            max_output_tokens=intent.max_output_tokens,
-            at=None,
-        )
+        bill.merge(work.biller.bill(result))
+    for intent in work.replay.unknown if lost is None else lost:
+        if not _heard_of_since(work, intent.key):
+            bill.merge(work.biller.bill_lost(intent, at=None))
     return bill
+
+
+def _lost_calls(work: Work) -> tuple[Intent, ...]:
+    """Calls without a result, those of this run too: the disk refused what they brought."""
+    with replay(RunDirectory(work.job.run_path)) as now:
+        return now.unknown
+
+
+def _heard_of_since(work: Work, key: bytes) -> bool:
+    """A background response of an earlier run was asked for by this run, whose result tells of it."""
+    entry = work.replay.index.find(key) if key in work.replay.pending else None
+    return entry is not None and entry.file >= work.earlier_segments

@@ -20,17 +20,39 @@ def events(body: bytes) -> Iterator[Mapping[str, Any]]:
         )
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, Mapping):
             yield event
 
 
+def whole_until(body: bytearray) -> int:
+    """Where the last whole event ends."""
+    ends = [at + len(end) for end in (b"\n\n", b"\n\r\n") if (at := body.rfind(end)) >= 0]
+    return max(ends, default=0)
+
+
 def final_reply(body: bytes) -> Mapping[str, Any] | None:
-    """The response object of the event that ended the stream; None when it never ended."""
+    """The response object of the event that ended the stream; None when it never ended.
+
+    An `error` event reads as a failed response. Where that or `response.failed` came in the middle
+    of the answer, the text so far is its output.
+    """
     for event in events(body):
-        if event.get("type") in FINAL_EVENTS and isinstance(event.get("response"), Mapping):
-            return event["response"]  # type: ignore[no-any-return]  # checked one line above
+        kind = event.get("type")
+        if kind in FINAL_EVENTS and isinstance(event.get("response"), Mapping):
+            reply: Mapping[str, Any] = event["response"]
+            if kind != "response.failed" or reply.get("output"):
+                return reply
+            return {**reply, "output": _so_far(body)}
+        if kind == "error":
+            named = event.get("error")
+            error = named if isinstance(named, Mapping) else event
+            return {
+                "status": "failed",
+                "error": {"code": error.get("code"), "message": error.get("message")},
+                "output": _so_far(body),
+            }
     return None
 
 
@@ -41,3 +63,10 @@ def partial_text(body: bytes) -> str:
         for event in events(body)
         if event.get("type") == "response.output_text.delta" and isinstance(event.get("delta"), str)
     )
+
+
+def _so_far(body: bytes) -> list[Any]:
+    text = partial_text(body)
+    if not text:
+        return []
+    return [{"type": "message", "content": [{"type": "output_text", "text": text}]}]

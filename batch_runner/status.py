@@ -1,7 +1,10 @@
 """How far a job is, read from its journal without a lock, also while it runs."""
 
+import math
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batch_runner.job import JobSpec
@@ -13,7 +16,13 @@ from batch_runner.journal import (
     read_manifest,
     replay,
 )
+from batch_runner.progress import duration
 from batch_runner.records import RowStatus
+
+
+WATCH_SECONDS = 2.0
+MOST_SHARE = 10
+"""A watcher rests this many times as long as it took to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +39,33 @@ class Status:
     holder: Holder | None = None
     """Who is running it now."""
     damaged: int = 0
+    rows_per_second: float | None = None
+    """Since the status before; None when there was none."""
 
     def lines(self) -> list[str]:
         """For people."""
         finished = self.statuses.total()
         total = f"{self.rows:,}" if self.rows is not None else "unknown"
         words = [f"{n:,} {status}" for status, n in sorted(self.statuses.items())]
-        state = f"running: {self.holder}" if self.holder else "not running"
         flight = "in flight" if self.holder else "of unknown billing (in flight when a run died)"
-        lines = [f"{self.job}: {finished:,} of {total} rows have a result ({state})"]
+        lines = [f"{self.job}: {finished:,} of {total} rows have a result", f"  {self._state()}"]
         lines += [f"  {', '.join(words)}"] if words else []
         lines += [f"  {self.in_flight:,} calls {flight}"] if self.in_flight else []
         lines += (
             [f"  {self.damaged} damaged places; see batch-runner verify"] if self.damaged else []
         )
         return lines
+
+    def _state(self) -> str:
+        if self.holder is None:
+            return "not running"
+        words = [f"running: {self.holder}"]
+        if self.rows_per_second is not None:
+            words.append(f"{self.rows_per_second:.1f} rows/s")
+            left = (self.rows or 0) - self.statuses.total()
+            if self.rows_per_second > 0 and left > 0:
+                words.append(f"{duration(left / self.rows_per_second)} left")
+        return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,7 +79,40 @@ class Status:
         }
 
 
+def follow(
+    job: JobSpec,
+    *,
+    every_seconds: float = WATCH_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Status]:
+    """The job's status, again and again until nobody runs it any more."""
+    began = clock()
+    status = read_status(job)
+    while True:
+        yield status
+        if status.holder is None:
+            return
+        # A journal of a million rows takes seconds to read: the watcher must not eat the run's CPU.
+        sleep(max(every_seconds, MOST_SHARE * (clock() - began)))
+        before, last, began = status.statuses.total(), began, clock()
+        status = read_status(job)
+        pace = (status.statuses.total() - before) / max(began - last, 1e-3)
+        status = replace(status, rows_per_second=pace)
+
+
+def drawn(statuses: Iterable[Status], *, columns: int | None) -> Iterator[str]:
+    """Text for each status; on a terminal of so many columns it takes the place of the one before."""
+    height = 0
+    for status in statuses:
+        lines = status.lines()
+        yield (f"\x1b[{height}A\x1b[J" if height else "") + "\n".join(lines)
+        if columns is not None:
+            height = sum(max(1, math.ceil(len(line) / columns)) for line in lines)
+
+
 def read_status(job: JobSpec) -> Status:
+    """The job's status now. Costs 3 microseconds of CPU a row; takes no lock, sends nothing."""
     directory = RunDirectory(job.run_path)
     manifest = read_manifest(directory.manifest)
     rows = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batch_runner.errors import JobError
+from batch_runner.records import Completion
 
 
 _FENCE = re.compile(r"\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
@@ -53,6 +54,20 @@ class AnswerSchema:
         if self.problem(text) is not None:
             return None
         return _read(text)
+
+
+def flaw_of(completion: Completion, schema: AnswerSchema | None) -> str | None:
+    """What is wrong with an answer as JSON; None when it fits, or nothing was asked of it.
+
+    Arguments of tool calls must be JSON. An answer that is only tool calls has no text to check.
+    """
+    for call in completion.tool_calls:
+        arguments = call.get("arguments")
+        if isinstance(arguments, str) and _read(arguments) is _NOTHING:
+            return f"the arguments of the call to {call.get('name')!r} are not JSON"
+    if schema is None or (completion.tool_calls and not completion.text.strip()):
+        return None
+    return schema.problem(completion.text)
 
 
 def _read(text: str) -> Any:

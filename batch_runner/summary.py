@@ -50,6 +50,9 @@ class RunSummary:
     damaged_records: int = 0
     warnings: list[str] = field(default_factory=list)
     limit_changes: list[dict[str, Any]] = field(default_factory=list)
+    """Of this run, oldest first: `at` (Unix time), `was`, `now`, `rate`, `why`."""
+    rate_limited_calls: int | None = None
+    """Attempts of this run that were answered 429; None when that is not known."""
 
     @property
     def rows_per_second(self) -> float:
@@ -82,6 +85,7 @@ class RunSummary:
             "this_run": self.run_bill.to_json(),
             "latency_seconds": self.latency_quantiles,
             "limit_changes": self.limit_changes,
+            "rate_limited_calls": self.rate_limited_calls,
             "output": self.output,
             "report": self.report,
             "warnings": self.warnings,

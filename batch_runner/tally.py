@@ -31,8 +31,20 @@ class LatencyHistogram:
         for number in sorted(self.bins):
             passed += self.bins[number]
             if passed >= rank:
-                return min(_SHORTEST_SECONDS * _RATIO**number, self.longest_seconds)
+                return min(self.seconds(number), self.longest_seconds)
         return None
+
+    def quantiles(self) -> dict[str, float]:
+        """`p50`, `p90`, `p99` and `max` in seconds; empty without any duration."""
+        if not self.bins:
+            return {}
+        found = {f"p{n}": round(self.quantile(n / 100) or 0.0, 3) for n in (50, 90, 99)}
+        return found | {"max": round(self.longest_seconds, 3)}
+
+    @staticmethod
+    def seconds(number: float) -> float:
+        """The duration at the middle of a bin."""
+        return _SHORTEST_SECONDS * float(_RATIO**number)
 
 
 class Rate:
@@ -69,7 +81,8 @@ class Tally:
     def failed(self) -> int:
         return self.statuses[RowStatus.FAILED]
 
-    def add(self, result: RowResult) -> None:
+    def add(self, result: RowResult) -> Bill:
+        """The result is counted; what it alone cost."""
         self.statuses[result.status] += 1
         if result.code:
             self.codes[str(result.code)] += 1
@@ -77,4 +90,6 @@ class Tally:
             self.models[result.model] += 1
         if result.latency_seconds is not None and result.attempts:
             self.latencies.add(result.latency_seconds)
-        self.biller.add(self.bill, result)
+        bill = self.biller.bill(result)
+        self.bill.merge(bill)
+        return bill

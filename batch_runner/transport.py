@@ -4,7 +4,6 @@ httpx's own connection pool walks every connection on each request, so at 512 in
 ten times the CPU of this arrangement; its Request and Response types cost next to nothing.
 """
 
-import ipaddress
 import os
 import ssl
 import urllib.request
@@ -17,6 +16,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from batch_runner.errors import UsageError
+from batch_runner.hosts import is_loopback
 from batch_runner.records import ErrorCode, Failure, UnknownBilling
 from batch_runner.retry import Blame, Problem
 
@@ -52,15 +52,6 @@ def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> 
     return AiohttpTransport(
         verify=context, client=session, proxy=httpx.Proxy(proxy_url) if proxy_url else None
     )
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def judge_exchange_error(error: Exception) -> Problem | None:
@@ -103,13 +94,10 @@ _MEANING: tuple[
         None,
     ),
     (
-        (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout, httpx.PoolTimeout),
-        ErrorCode.TIMEOUT,
-        Blame.FREE,
-        None,
-    ),
-    (
         (
+            aiohttp.ConnectionTimeoutError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
             aiohttp.ClientConnectorError,
             aiohttp.ClientHttpProxyError,
             httpx.ConnectError,

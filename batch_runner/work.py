@@ -1,21 +1,25 @@
 """A job with everything opened that its commands share: input, plan, journal, prices, columns."""
 
+import errno
 import json
-import shutil
+import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from batch_runner.atomic import publish
-from batch_runner.bill import Biller
+from batch_runner.bill import Biller, possible_tiers
 from batch_runner.columns import OutputColumns, output_columns
-from batch_runner.errors import JobError, StorageError, UsageError
-from batch_runner.job import JobSpec
+from batch_runner.disk import FULL, explained
+from batch_runner.errors import InputError, JobError, StorageError, UsageError
+from batch_runner.images import data_url
+from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
     DamagedManifest,
     LockPolicy,
@@ -27,11 +31,11 @@ from batch_runner.journal import (
     take_lock,
     write_manifest,
 )
-from batch_runner.plan import Plan, Wanted, make_plan, unfinished
+from batch_runner.plan import Dedupe, Plan, Wanted, Watch, check_dedupe, make_plan, unfinished
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
 from batch_runner.structured import AnswerSchema
-from batch_runner.tables import Format, Table, format_of, open_table
+from batch_runner.tables import Format, Table, format_of, open_table, suggest_delimiter
 
 
 @dataclass(kw_only=True)
@@ -47,12 +51,15 @@ class Work:
     biller: Biller
     replay: Replay
     plan: Plan
+    dedupe: Dedupe
     same_prompt: bool
     """Prompt and parameters are those of the last run."""
     earlier_segments: int
     """Segments of the index that earlier runs wrote."""
     run_id: str
     started_at: float
+    input_identity: list[list[Any]]
+    """Of the input files, taken before they were read: see `identity_of`."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -63,31 +70,45 @@ def open_work(
     wanted: Wanted = unfinished,
     lock: LockPolicy | None = None,
     fresh: bool = False,
+    dedupe: Dedupe | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Work]:
     """The job's input laid against its journal; read-only unless `lock` is given.
 
-    With `lock`, the run directory is made, locked and given a manifest. Raises UsageError for
-    everything that is wrong with job, input or output.
+    With `lock`, the run directory is made and locked. `fresh` reads no journal: every row is
+    planned as new. Raises UsageError for everything that is wrong with job, input or output.
     """
     started_at = time.time()
     table = open_input(job)
+    input_identity = identity_of(table.paths)
     check_output(job, table)
-    builder = PromptBuilder(job)
+    builder = PromptBuilder(job, image_url=partial(data_url, folder=job.folder))
     columns = output_columns(job, many_files=len(table.paths) > 1 or _is_glob(job))
     schema = _answer_schema(job)
     if table.header is not None:
-        builder.check_columns(table.header, source=str(table.paths[0]))
+        builder.check_columns(
+            table.header, source=str(table.paths[0]), hint=_delimiter_hint(table.header)
+        )
     directory = RunDirectory(job.run_path)
+    dedupe = dedupe or _dedupe_before(directory)
+    if lock is not None and dedupe is Dedupe.ON:
+        check_dedupe(job)
     with ExitStack() as stack:
         if lock is not None:
-            _create(directory)
-            stack.enter_context(take_lock(directory, policy=lock))
-            if fresh:
-                _put_journal_aside(directory)
-        found = stack.enter_context(replay(directory))
+            with _place_is_usable(job):
+                _create(directory)
+                stack.enter_context(take_lock(directory, policy=lock))
+        found = stack.enter_context(Replay(directory) if fresh else replay(directory))
         earlier_segments = len(found.index.files)
         plan = make_plan(
-            job, table, builder, found.index, wanted=wanted, new_columns=columns.columns
+            job,
+            table,
+            builder,
+            found.index,
+            wanted=wanted,
+            new_columns=columns.columns,
+            dedupe=dedupe is not Dedupe.OFF,
+            watch=watch,
         )
         prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
         work = Work(
@@ -97,23 +118,25 @@ def open_work(
             columns=columns,
             schema=schema,
             prices=prices,
-            biller=Biller(prices),
+            biller=Biller(prices, tiers=possible_tiers(job.request.get("service_tier"))),
             replay=found,
             plan=plan,
+            dedupe=dedupe,
             same_prompt=_same_prompt(job, directory),
             earlier_segments=earlier_segments,
             run_id=_new_run_id(started_at),
             started_at=started_at,
+            input_identity=input_identity,
         )
         _warn(work)
         yield work
 
 
 def open_input(job: JobSpec) -> Table:
-    chosen = None if job.input.format == "auto" else _format(job)
+    declared = job.input.format
     return open_table(
         job.input.path,
-        format=chosen,
+        format=None if declared is InputFormat.AUTO else Format(declared),
         encoding=job.input.encoding,
         delimiter=job.input.delimiter,
     )
@@ -122,18 +145,44 @@ def open_input(job: JobSpec) -> Table:
 def check_output(job: JobSpec, table: Table) -> None:
     """Raise UsageError when writing the output there would harm something, or cannot work."""
     path = job.output_path
-    format_of(path)
-    place = f"{job.origin}: output.path: {str(path)!r}"
-    if path.is_dir():
-        raise JobError(f"{place} is a directory", hint="name a file in it")
-    if any(path.exists() and path.samefile(source) for source in table.paths):
-        raise JobError(f"{place} is also the input", hint="choose another file")
-    ours = job.run_path.exists() or job.meta_path.exists()
-    if path.exists() and not ours:
+    place = f"{job.origin}: output.path"
+    check_target(path, table, place=place)
+    if path.exists() and not _is_ours(job):
         raise JobError(
-            f"{place} exists and was not written by this job",
+            f"{place}: {str(path)!r} exists and was not written by this job",
             hint="move it away, or choose another file",
         )
+
+
+def check_target(path: Path, table: Table, *, place: str) -> None:
+    """Raise JobError where no table can be written, or where the input stands."""
+    place = f"{place}: {str(path)!r}"
+    if path.is_dir():
+        raise JobError(f"{place} is a directory", hint="name a file in it")
+    try:
+        format_of(path)
+    except InputError:
+        raise JobError(
+            f"{place}: the suffix {path.suffix!r} names no format",
+            hint="end it in .csv, .tsv, .jsonl or .parquet (also with .gz .bz2 .xz .zst)",
+        ) from None
+    if any(path.exists() and path.samefile(source) for source in table.paths):
+        raise JobError(f"{place} is also the input", hint="choose another file")
+
+
+def _is_ours(job: JobSpec) -> bool:
+    """The output was written by a run of this job, as far as what lies beside it tells."""
+    directory = RunDirectory(job.run_path)
+    return (
+        job.meta_path.exists() or directory.manifest.exists() or bool(directory.segment_numbers())
+    )
+
+
+def claim_output(work: Work) -> None:
+    """Later runs know the output for this job's own, even if it was exported before the first one."""
+    if not _is_ours(work.job):
+        RunDirectory(work.job.run_path).create()
+        remember_job(work)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -141,27 +190,52 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
+def put_journal_aside(work: Work) -> None:
+    """What earlier runs wrote lies beside the journal, which is empty; the lock stays where it is."""
+    directory = RunDirectory(work.job.run_path)
+    if directory.segment_numbers():
+        directory.segments.rename(directory.path / f"journal.before-{work.run_id}")
+        directory.create()
+
+
 def remember_job(work: Work) -> None:
     """The manifest says which prompt and input the journal was last used with."""
+    write_manifest(RunDirectory(work.job.run_path).manifest, manifest_of(work))
+
+
+def manifest_of(work: Work) -> Manifest:
     job = work.job
-    write_manifest(
-        RunDirectory(job.run_path).manifest,
-        Manifest(
-            fingerprint=_fingerprint(job),
-            job={"name": job.name, "model": job.model, "file": job.origin},
-            input={"paths": [str(path) for path in work.table.paths], "rows": work.plan.rows},
-        ),
+    return Manifest(
+        fingerprint=fingerprint(job),
+        job={"name": job.name, "model": job.model, "file": job.origin},
+        input={"files": work.input_identity, "rows": work.plan.rows},
+        extra={
+            "dedupe": work.dedupe,
+            # What the calls cost must be known without the job file, too.
+            "prices": {model: asdict(price) for model, price in job.prices.items()},
+            "base_url": job.endpoint.base_url,
+            "service_tier": job.request.get("service_tier"),
+        },
     )
 
 
-def _format(job: JobSpec) -> Format:
-    try:
-        return Format(job.input.format)
-    except ValueError:
-        known = ", ".join(("auto", *Format))
-        raise JobError(
-            f"{job.origin}: input.format: {job.input.format!r} must be one of {known}"
-        ) from None
+def identity_of(files: Iterable[Path]) -> list[list[Any]]:
+    """What changes when somebody writes to one of the files; an empty member for one that is gone."""
+    identity: list[list[Any]] = []
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError:
+            identity.append([])
+        else:
+            identity.append([str(file), found.st_size, found.st_mtime_ns, found.st_ino])
+    return identity
+
+
+def _delimiter_hint(header: Sequence[str]) -> str:
+    """A header of one column is more often split at another character than meant so."""
+    likely = suggest_delimiter(header[0]) if len(header) == 1 else None
+    return f"is input.delimiter = {json.dumps(likely)} meant?" if likely else ""
 
 
 def _is_glob(job: JobSpec) -> bool:
@@ -175,27 +249,31 @@ def _answer_schema(job: JobSpec) -> AnswerSchema | None:
 
 
 def _create(directory: RunDirectory) -> None:
-    """A place that cannot be written to is the user's mistake, found before anything is sent."""
-    try:
+    with explained("make", directory.path.parent):
         directory.path.parent.mkdir(parents=True, exist_ok=True)
-        directory.create()
-    except OSError as error:
-        raise UsageError(
-            f"{directory.path.parent}: {error.strerror}", hint="choose another output.path"
-        ) from None
+    directory.create()
+
+
+@contextmanager
+def _place_is_usable(job: JobSpec) -> Iterator[None]:
+    """A place that cannot be written to is the user's mistake; a full or failing disk is not."""
+    try:
+        yield
     except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in {*FULL, errno.EIO}:
+            raise
         raise UsageError(str(error), hint=error.hint or "choose another output.path") from None
+    folder = job.output_path.parent
+    if not os.access(folder, os.W_OK):
+        raise UsageError(
+            f"{job.origin}: output.path: nothing can be written to {str(folder)!r}",
+            hint="choose another output.path, or change the folder's permissions",
+        )
 
 
-def _put_journal_aside(directory: RunDirectory) -> None:
-    """The journal folder has another name; the lock stays where it is."""
-    if any(directory.segment_numbers()):
-        aside = directory.path / f"journal.{time.strftime('%Y%m%dT%H%M%S')}.bak"
-        shutil.move(directory.segments, aside)
-        directory.create()
-
-
-def _fingerprint(job: JobSpec) -> str:
+def fingerprint(job: JobSpec) -> str:
+    """Equal for jobs that send the same for the same row."""
     prompt = {
         name: getattr(job.prompt, name) for name in ("instructions", "input", "messages", "body")
     }
@@ -209,7 +287,15 @@ def _same_prompt(job: JobSpec, directory: RunDirectory) -> bool:
     manifest = read_manifest(directory.manifest)
     if manifest is None or isinstance(manifest, DamagedManifest):
         return False
-    return manifest.fingerprint == _fingerprint(job)
+    return manifest.fingerprint == fingerprint(job)
+
+
+def _dedupe_before(directory: RunDirectory) -> Dedupe:
+    """What the last run was told: its copies must not turn into rows to pay for."""
+    manifest = read_manifest(directory.manifest)
+    if manifest is None or isinstance(manifest, DamagedManifest):
+        return Dedupe.OFF
+    return Dedupe(manifest.extra.get("dedupe", Dedupe.OFF))
 
 
 def _new_run_id(started_at: float) -> str:
@@ -224,9 +310,13 @@ def _warn(work: Work) -> None:
         f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
     ]
     if plan.bad_count:
-        work.warnings.append(f"{plan.bad_count:,} records could not be read and were left out")
-    if work.replay.damage:
+        records = "1 record" if plan.bad_count == 1 else f"{plan.bad_count:,} records"
         work.warnings.append(
-            f"{len(work.replay.damage)} damaged places in the journal: batch-runner verify tells; "
+            f"{records} could not be read and left out, the first at {plan.bad[0].place}"
+        )
+    damaged = sum(not place.is_expected for place in work.replay.damage)
+    if damaged:
+        work.warnings.append(
+            f"{damaged} damaged places in the journal: batch-runner verify tells; "
             "rows that stood there are asked again"
         )

@@ -1,4 +1,4 @@
-"""What the lines of the journal say: header, intent, result, end; values to JSON and back.
+"""What the lines of the journal say: header, intent, queued, result, gratis, end; to JSON and back.
 
 The key comes first, then status and code, at fixed places: recovery reads them without parsing.
 """
@@ -27,10 +27,12 @@ FORMAT = 1
 HEADER = b'{"header":'
 INTENT = b'{"intent":"'
 RESULT = b'{"result":"'
+GRATIS = b'{"gratis":"'
+QUEUED = b'{"queued":"'
 END = b'{"end":'
 
 KEY_AT = slice(len(RESULT), len(RESULT) + 32)
-"""Where intents and results hold their key, as 32 hex digits."""
+"""Where all but headers and ends hold their key, as 32 hex digits."""
 STATE_FROM = KEY_AT.stop
 STATE_UNTIL = b',"row":'
 """A result's status and code stand between `STATE_FROM` and the first `STATE_UNTIL` after it."""
@@ -46,8 +48,11 @@ class Intent:
     attempt: int
     row: int
     model: str
-    request_bytes: int
+    request_bytes: int | None
+    """None where bytes do not bound the input: see `Request.input_bound_bytes`."""
     max_output_tokens: int | None
+    run_id: str | None = None
+    """The run that made the call; set when read back from the journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,21 @@ def read_header(line: bytes) -> Header:
 
 def end_body() -> bytes:
     return b'{"end":true'
+
+
+def gratis_body(key: bytes) -> bytes:
+    """Says that the attempts of this key begun so far have cost nothing, and that none follows."""
+    return GRATIS + key.hex().encode() + b'"'
+
+
+def queued_body(key: bytes, attempt: int, response_id: str) -> bytes:
+    """Says that this attempt brought no answer yet, but an id under which to ask for it."""
+    return _open_object({"queued": key.hex(), "attempt": attempt, "response_id": response_id})
+
+
+def read_queued(line: bytes) -> str:
+    """The id of the response."""
+    return str(json.loads(line)["response_id"])
 
 
 def intent_body(intent: Intent) -> bytes:
@@ -126,6 +146,9 @@ def result_body(result: RowResult) -> bytes:
         "billed": [_billed_fields(billed) for billed in result.billed] or None,
         "final_usage": result.final_usage and _usage_fields(result.final_usage),
         "unknown": result.unknown or None,
+        "request_bytes": result.request_bytes,
+        "max_output_tokens": result.max_output_tokens,
+        "asked_model": result.asked_model,
         "model": result.model,
         "service_tier": result.service_tier,
         "response_id": result.response_id,
@@ -162,6 +185,9 @@ def read_result(line: bytes) -> RowResult:
         billed=tuple(_read_billed(billed) for billed in fields.get("billed", ())),
         final_usage=None if usage is None else Usage(**usage),
         unknown={UnknownBilling(name): n for name, n in fields.get("unknown", {}).items()},
+        request_bytes=fields.get("request_bytes"),
+        max_output_tokens=fields.get("max_output_tokens"),
+        asked_model=fields.get("asked_model"),
         model=fields.get("model"),
         service_tier=fields.get("service_tier"),
         response_id=fields.get("response_id"),

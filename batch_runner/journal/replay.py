@@ -4,7 +4,7 @@ import os
 from binascii import unhexlify
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,8 +14,10 @@ from batch_runner.journal.directory import RunDirectory
 from batch_runner.journal.index import Entry, Index
 from batch_runner.journal.record import (
     END,
+    GRATIS,
     INTENT,
     KEY_AT,
+    QUEUED,
     RESULT,
     STATE_FROM,
     STATE_UNTIL,
@@ -23,7 +25,7 @@ from batch_runner.journal.record import (
     Intent,
 )
 from batch_runner.journal.scan import Damage, Line, Segment, read_journal
-from batch_runner.records import RowResult
+from batch_runner.records import Pending, RowResult
 
 
 _OPEN_FILES = 32
@@ -53,6 +55,8 @@ class Replay:
         self.damage: list[Damage] = []
         self.unknown: tuple[Intent, ...] = ()
         """Calls in flight when a process died: sent, maybe billed, never answered here."""
+        self.pending: dict[bytes, Pending] = {}
+        """By key: background responses that may still be asked for; also among `unknown`."""
         self.runs: tuple[PastRun, ...] = ()
         """Oldest first."""
         self._directory = directory
@@ -78,10 +82,11 @@ class Replay:
 
     def results(self) -> Iterator[RowResult]:
         """Every result in the order it was written, superseded ones too: they were paid for."""
-        for _, lines in read_journal(self._directory, damage=[], disk=self._disk):
+        for segment, lines in read_journal(self._directory, damage=[], disk=self._disk):
+            run_id = segment.header.run_id if segment.header else None
             for _, data, is_copy in lines:
                 if data.startswith(RESULT) and not is_copy:
-                    yield record.read_result(data)
+                    yield replace(record.read_result(data), run_id=run_id)
 
     def close(self) -> None:
         while self._open:
@@ -125,7 +130,12 @@ def replay(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> Replay:
             writers.setdefault(segment.writer, segment.header)
         _replay_lines(lines, segment, found.index, flights)
     flights.land()
-    found.unknown = tuple(record.read_intent(intent) for intent in flights.lost)
+    lost = (*flights.lost, *flights.waiting.values())
+    run_ids = {writer: header.run_id for writer, header in writers.items()}
+    found.unknown = tuple(
+        replace(record.read_intent(intent), run_id=run_ids.get(writer)) for writer, intent in lost
+    )
+    found.pending = flights.pending()
     found.runs = tuple(
         _past_run(header, writer in flights.ended) for writer, header in writers.items()
     )
@@ -143,6 +153,8 @@ def _replay_lines(
         if data.startswith(RESULT):
             name = data[KEY_AT]
             open_flights.pop(name, None)
+            if flights.queued or flights.waiting:
+                flights.told(name, data)
             state = data[STATE_FROM : data.index(STATE_UNTIL, STATE_FROM)]
             ending = endings.get(state)
             if ending is None:
@@ -153,6 +165,12 @@ def _replay_lines(
         elif data.startswith(INTENT):
             if not is_copy:
                 open_flights.setdefault(data[KEY_AT], []).append(data)
+                flights.queued.pop(data[KEY_AT], None)
+        elif data.startswith(QUEUED):
+            if not is_copy:
+                flights.queue(data[KEY_AT], data)
+        elif data.startswith(GRATIS):
+            open_flights.pop(data[KEY_AT], None)
         elif data.startswith(END):
             flights.ended.add(segment.writer)
 
@@ -163,7 +181,12 @@ class _Flights:
     def __init__(self) -> None:
         self.open: dict[bytes, list[bytes]] = {}
         """Key to intent lines. A result ends all attempts of its key: it tells of them itself."""
-        self.lost: list[bytes] = []
+        self.queued: dict[bytes, str] = {}
+        """Key to the id of the background response that its last attempt brought."""
+        self.waiting: dict[bytes, tuple[object, bytes]] = {}
+        """Key to the writer and intent of that attempt, until a result tells of it."""
+        self.lost: list[tuple[object, bytes]] = []
+        """Writers and their intents."""
         self.ended: set[object] = set()
         """Writers that closed in order."""
         self._writer: object = None
@@ -174,9 +197,32 @@ class _Flights:
             self.land()
         self._writer = segment.writer
 
+    def queue(self, name: bytes, line: bytes) -> None:
+        """The last attempt is no longer in flight: whoever asks for its id hears the end of it."""
+        self.queued[name] = record.read_queued(line)
+        if intents := self.open.get(name):
+            self.waiting[name] = (self._writer, intents.pop())
+
+    def told(self, name: bytes, line: bytes) -> None:
+        """A result ends the waiting, unless it says that the response is still being made."""
+        self.waiting.pop(name, None)
+        if name not in self.queued:
+            return
+        result = record.read_result(line)
+        if result.reply is not None or result.response_id != self.queued[name]:
+            del self.queued[name]
+
+    def pending(self) -> dict[bytes, Pending]:
+        return {
+            unhexlify(name): Pending(
+                response_id=response_id, attempts_untold=int(name in self.waiting)
+            )
+            for name, response_id in self.queued.items()
+        }
+
     def land(self) -> None:
         for intents in self.open.values():
-            self.lost.extend(intents)
+            self.lost.extend((self._writer, intent) for intent in intents)
         self.open.clear()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from batch_runner.disk import REAL_DISK, Disk
 from batch_runner.journal.directory import RunDirectory
-from batch_runner.journal.record import END, HEADER, INTENT, RESULT
+from batch_runner.journal.record import END, GRATIS, HEADER, INTENT, QUEUED, RESULT
 from batch_runner.journal.scan import Damage, read_journal
 
 
@@ -18,7 +18,11 @@ class VerifyReport:
     segments: int
     headers: int
     intents: int
+    queued: int
+    """Background responses given an id."""
     results: int
+    gratis: int
+    """Rows given up before they cost anything."""
     ends: int
     other: int
     """Intact lines of kinds this batch_runner does not know."""
@@ -49,7 +53,7 @@ def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:
     """Every byte of the journal has been read and checked. Raises as `replay` does."""
     damage: list[Damage] = []
     counts: Counter[bytes] = Counter()
-    kinds = (HEADER, INTENT, RESULT, END)
+    kinds = (HEADER, INTENT, QUEUED, RESULT, GRATIS, END)
     segments = 0
     for _, lines in read_journal(directory, damage=damage, disk=disk):
         segments += 1
@@ -60,7 +64,9 @@ def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:
         segments=segments,
         headers=counts[HEADER],
         intents=counts[INTENT],
+        queued=counts[QUEUED],
         results=counts[RESULT],
+        gratis=counts[GRATIS],
         ends=counts[END],
         other=counts[b""],
         damage=tuple(damage),

@@ -88,6 +88,7 @@ class Journal:
         self._written = 0  # of those
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_is_due = False
+        self._may_forget = False  # a sync failed: written lines may be gone after a power loss
         self._is_stuck = False  # two files in a row refused a line; close() tries a last time
         self._is_closed = False
         self._endings: dict[bytes, int] = {}
@@ -107,11 +108,20 @@ class Journal:
         """The result is on its way to the disk, also after `failed`: it has been paid for."""
         self._add(record.result_body(result))
 
+    def waive(self, key: bytes) -> None:
+        """The attempts of `key` begun so far have cost nothing and are no longer in flight."""
+        self._add(record.gratis_body(key))
+
     async def announce(self, intent: Intent) -> None:
         """The intent is written and the attempt may begin; a StorageError says it may not."""
         self.begin(intent)
         await self.written()
         self._refuse_if_failed()
+
+    async def queued(self, key: bytes, attempt: int, response_id: str) -> None:
+        """The id of a background response is written: it has been paid for and can be asked for."""
+        self._add(record.queued_body(key, attempt, response_id))
+        await self.written()
 
     async def written(self) -> None:
         """Every line so far survives the end of this process.
@@ -148,7 +158,7 @@ class Journal:
         """
         if self._is_closed:
             return
-        if clean and self._segment is not None and self.failed is None:
+        if clean and self._segment is not None and not self._may_forget:
             self._add(record.end_body())
         self._is_closed = True
         self._is_stuck = False
@@ -269,6 +279,7 @@ class Journal:
         return self._reserve.release()
 
     def _on_sync_error(self, problem: OSError, segment: OpenSegment) -> None:
+        self._may_forget = True
         self._fail(storage_error("sync", segment.path, problem))
 
     def _fail(self, trouble: StorageError) -> None:

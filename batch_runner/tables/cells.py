@@ -70,6 +70,8 @@ def plain_text(value: Any) -> str:
         return value
     if value is None:
         return ""
+    if type(value) is int:  # half of the new cells are token counts; a bool is not one
+        return str(value)
     if isinstance(value, float):
         shortest = repr(value)
         in_full = "e-" in shortest and abs(value) > 1e-15  # 0.000012, not 1.2e-05
@@ -91,8 +93,10 @@ class CellWriter:
 
     def new(self, value: Any, kind: ColumnKind) -> str:
         """A cell of a new column; text that a spreadsheet would run is counted, maybe escaped."""
+        if value is None:
+            return ""
         if kind is ColumnKind.JSON:
-            return self.quoted("" if value is None else json_text(value))
+            return self.quoted(json_text(value))
         text = plain_text(value)
         if kind is ColumnKind.TEXT and text.startswith(_FORMULA_START):
             self.formula_cells += 1

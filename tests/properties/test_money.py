@@ -10,7 +10,8 @@ from genai_prices.types import ModelPrice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_runner.pricing import Doubt, PriceBook, Quote, _rates
+from batch_runner.price_list import rates_of
+from batch_runner.pricing import Doubt, PriceBook, Quote
 from batch_runner.records import Billed, Usage
 
 
@@ -79,7 +80,7 @@ PRICE_LISTS = [
     for prices in (
         [model.prices] if isinstance(model.prices, ModelPrice) else [p.prices for p in model.prices]
     )
-    if _rates(prices)
+    if rates_of(prices)
 ]
 
 
@@ -90,7 +91,7 @@ def test_every_price_of_the_list_is_read_as_genai_prices_reads_it(prices, usage)
         def resolve(self, model, *, asked=None, service_tier=None, at=None):
             match = BOOK.resolve("gpt-5", at=0)
             return type(match)(
-                name=model, matched_by=match.matched_by, source="", model="", rates=_rates(prices)
+                name=model, matched_by=match.matched_by, source="", model="", rates=rates_of(prices)
             )
 
     ours = OneEntry({}).cost(Billed(usage=usage, model="m", service_tier=None, at=0))

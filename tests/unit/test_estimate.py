@@ -142,7 +142,7 @@ def test_the_input_side_counts_every_row():
 def test_one_row_without_a_bound_leaves_the_total_without_one():
     assert total_ceiling([Decimal("0.5"), 2]) == Decimal("2.5")
     assert total_ceiling([Decimal("0.5"), None]) is None
-    assert describe_ceiling(None, dollars) == "no bound"
+    assert describe_ceiling(None, dollars) == "no upper bound"
     assert describe_ceiling(Decimal("2.5"), dollars) == "at most $2.50"
 
 

@@ -1,0 +1,255 @@
+"""Charts as inline SVG: numbers in, markup out. Only numbers and our own words get into it.
+
+The drawing is stretched to the width of the page, so it holds no text: ticks are handed back as
+percentages, for the page to label in its own type, which stays readable on a phone.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from itertools import pairwise
+
+from batch_runner.progress import duration
+from batch_runner.tally import LatencyHistogram
+from batch_runner.timeline import Bin, Timeline
+
+
+FEWEST_COLUMNS = 24
+"""Fewer bins are drawn as if there were so many: a run of a second is no wall of colour."""
+FOLD_COLUMNS = 2
+"""Width of a time in which nothing happened."""
+TICKS = 6
+LATENCY_BINS_PER_COLUMN = 3
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
+          28800, 43200, 86400)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A label beside a chart, `at` percent of its width from the left, or of its height from the top."""
+
+    at: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A drawing and its labels."""
+
+    svg: str
+    below: Sequence[Tick]
+    beside: Sequence[Tick]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One colour of stacked columns."""
+
+    style: str
+    """Its CSS class."""
+    values: Sequence[float]
+
+
+class TimeAxis:
+    """Where each bin of a timeline stands; pauses are folded to a narrow gap."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.width = timeline.width
+        self._stretches: list[tuple[float, int, int]] = []  # start, first column, columns
+        self.bins: list[Bin] = []
+        self.folds: list[float] = []
+        for begin, bins in timeline.stretches():
+            if self.bins:
+                self.folds.append(len(self.bins) + FOLD_COLUMNS / 2)
+                self.bins += [Bin() for _ in range(FOLD_COLUMNS)]
+            self._stretches.append((begin, len(self.bins), len(bins)))
+            self.bins += bins
+        self.columns = max(len(self.bins), FEWEST_COLUMNS)
+
+    def column(self, at: float) -> float | None:
+        """Where a Unix time stands; None when it lies in a fold or outside."""
+        for begin, first, columns in self._stretches:
+            if begin <= at <= begin + columns * self.width:
+                return first + (at - begin) / self.width
+        return None
+
+    def times(self) -> list[str]:
+        """When each column began, for people."""
+        words = [""] * len(self.bins)
+        for begin, first, columns in self._stretches:
+            for place in range(columns):
+                words[first + place] = _clock(begin + place * self.width)
+        return words
+
+    def ticks(self) -> list[Tick]:
+        """Time since the start; the starts of the stretches where there are several."""
+        if not self._stretches:
+            return []
+        begin, _, _ = self._stretches[0]
+        if len(self._stretches) > 1:
+            starts = [datetime.fromtimestamp(start, UTC) for start, _, _ in self._stretches]
+            one_day = starts[0].date() == starts[-1].date()
+            return _apart(
+                Tick(
+                    100 * first / self.columns,
+                    format(at, "%H:%M:%S" if one_day else "%b %d, %H:%M"),
+                )
+                for at, (_, first, _) in zip(starts, self._stretches, strict=True)
+            )
+        spread = self.columns * self.width
+        step = next((step for step in _STEPS if spread / step <= TICKS), math.ceil(spread / TICKS))
+        return [
+            Tick(100 * number * step / spread, _span(number * step) if number else _clock(begin))
+            for number in range(int(spread / step) + 1)
+        ]
+
+
+def columns_over_time(axis: TimeAxis, layers: Sequence[Layer], words: Sequence[str]) -> Chart:
+    """Stacked columns, one per bin; `words` are the tooltips."""
+    sums = [sum(values) for values in zip(*(layer.values for layer in layers), strict=True)]
+    top = ceiling(max(sums, default=0.0))
+    body = [_folds(axis), *_stacks(layers, top, gap=0.12 if axis.columns <= 80 else 0.0)]
+    body.append(_tooltips(axis.times(), words))
+    return Chart(svg=_svg(axis.columns, body), below=axis.ticks(), beside=_beside(top))
+
+
+def area_over_time(
+    axis: TimeAxis,
+    values: Sequence[float],
+    line: Sequence[tuple[float, float]],
+    words: Sequence[str],
+) -> Chart:
+    """A filled outline and, as a second one, a line of steps at (Unix time, value) points."""
+    top = ceiling(max([*values, *(value for _, value in line)], default=0.0))
+    points = [f"M0 100V{_y(values[0], top)}" if values else "M0 100"]
+    points += [f"V{_y(value, top)}H{place + 1}" for place, value in enumerate(values)]
+    body = [_folds(axis), f'<path class="area" d="{"".join(points)}V100Z"/>']
+    steps = [(place, value) for at, value in line if (place := axis.column(at)) is not None]
+    if steps:
+        (first, value), *rest = steps
+        path = f"M{first:.2f} {_y(value, top)}" + "".join(
+            f"H{place:.2f}V{_y(value, top)}" for place, value in rest
+        )
+        body.append(f'<path class="limit" d="{path}H{len(axis.bins)}"/>')
+    body.append(_tooltips(axis.times(), words))
+    return Chart(svg=_svg(axis.columns, body), below=axis.ticks(), beside=_beside(top))
+
+
+def with_marks(chart: Chart, axis: TimeAxis, times: Iterable[float]) -> Chart:
+    """The chart with a thin upright line at each of the Unix times."""
+    places = [place for at in times if (place := axis.column(at)) is not None]
+    lines = "".join(f'<path class="mark" d="M{place:.2f} 0V100"/>' for place in places)
+    return Chart(
+        svg=chart.svg.replace("</svg>", f"{lines}</svg>"), below=chart.below, beside=chart.beside
+    )
+
+
+def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Chart:
+    """How often a call took how long, on a logarithmic scale; `marks` (seconds) are upright lines."""
+    if not histogram.bins:
+        return Chart(svg=_svg(FEWEST_COLUMNS, []), below=(), beside=())
+    group = LATENCY_BINS_PER_COLUMN
+    low, high = min(histogram.bins) // group - 1, max(histogram.bins) // group + 1
+    high = max(high, low + FEWEST_COLUMNS)
+    counts = [0] * (high - low + 1)
+    for number, count in histogram.bins.items():
+        counts[number // group - low] += count
+    top = ceiling(max(counts))
+    edges = [histogram.seconds(group * (low + place) - 0.5) for place in range(len(counts) + 1)]
+    body = list(_stacks([Layer("good", counts)], top, gap=0.12))
+
+    def place_of(seconds: float) -> float:
+        return len(counts) * math.log(seconds / edges[0]) / math.log(edges[-1] / edges[0])
+
+    shown = (mark for mark in marks if edges[0] < mark < edges[-1])
+    body += [f'<path class="mark" d="M{place_of(mark):.2f} 0V100"/>' for mark in shown]
+    titles = [f"{duration(a)} to {duration(b)}" for a, b in pairwise(edges)]
+    body.append(_tooltips(titles, [f"{count:,} calls" if count else "" for count in counts]))
+    below = _apart(
+        Tick(100 * place_of(seconds) / len(counts), _span(seconds))
+        for power in range(-3, 6)
+        for seconds in (1 * 10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+        if edges[0] < seconds < edges[-1]
+    )
+    return Chart(svg=_svg(len(counts), body), below=below, beside=_beside(top))
+
+
+def ceiling(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20 ... that is not smaller; 1 for nothing."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(n * power for n in (1, 2, 5, 10) if value <= n * power * (1 + 1e-9))
+
+
+def _stacks(layers: Sequence[Layer], top: float, *, gap: float) -> list[str]:
+    """One path per layer: its columns stand on those of the layers before."""
+    base = [0.0] * len(layers[0].values)
+    paths = []
+    for layer in layers:
+        path = []
+        for place, value in enumerate(layer.values):
+            if value > 0:
+                left, right = place + gap / 2, place + 1 - gap / 2
+                low, high = _y(base[place], top), _y(base[place] + value, top)
+                path.append(f"M{left:g} {low}V{high}H{right:g}V{low}Z")
+                base[place] += value
+        paths.append(f'<path class="{layer.style}" d="{"".join(path)}"/>')
+    return paths
+
+
+def _tooltips(titles: Sequence[str], words: Sequence[str]) -> str:
+    return "".join(
+        f'<rect class="tip" x="{place}" width="1" height="100">'
+        f"<title>{escape(title)}: {escape(word)}</title></rect>"
+        for place, (title, word) in enumerate(zip(titles, words, strict=False))
+        if title and word
+    )
+
+
+def _folds(axis: TimeAxis) -> str:
+    return "".join(f'<path class="fold" d="M{place:g} 0V100"/>' for place in axis.folds)
+
+
+def _svg(columns: int, body: Iterable[str]) -> str:
+    grid = f'<path class="grid" d="M0 0H{columns}M0 50H{columns}M0 100H{columns}"/>'
+    return (
+        f'<svg viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" '
+        f'aria-hidden="true">{grid}{"".join(body)}</svg>'
+    )
+
+
+def _y(value: float, top: float) -> str:
+    return f"{100 - 100 * min(value, top) / top:.4g}"
+
+
+def _beside(top: float) -> list[Tick]:
+    return [Tick(0, f"{top:,g}"), Tick(50, f"{top / 2:,g}"), Tick(100, "0")]
+
+
+def _apart(ticks: Iterable[Tick]) -> list[Tick]:
+    """Those that do not run into the one before."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at - kept[-1].at >= 100 / (TICKS + 2):
+            kept.append(tick)
+    return kept
+
+
+def _span(seconds: float) -> str:
+    """A round number of seconds, short: `50ms`, `0.2s`, `10s`, `5m`, `1h 30m`."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:g}ms"
+    if seconds < 60:
+        return f"{seconds:g}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes}m" if minutes else f"{hours}h"
+
+
+def _clock(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}"

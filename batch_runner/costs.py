@@ -1,0 +1,257 @@
+"""`batch-runner costs`: what runs have cost, read from their journals, for any number of jobs."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+
+from batch_runner.bill import Bill, Biller, possible_tiers
+from batch_runner.errors import UsageError
+from batch_runner.job import PriceSpec
+from batch_runner.jobfile import load_job
+from batch_runner.journal import (
+    Intent,
+    Manifest,
+    RunDirectory,
+    is_locked,
+    read_manifest,
+    replay,
+)
+from batch_runner.pricing import Doubt, MatchedBy, PriceBook
+from batch_runner.records import RowResult
+
+
+CHEAPER_TIERS = ("flex", "batch")
+LOST = "lost"
+"""The status of calls that were in flight when their process died."""
+_UNKNOWN = "unknown"
+
+
+class By(StrEnum):
+    """What to group costs by."""
+
+    MODEL = "model"
+    DAY = "day"
+    """UTC, of the row's first attempt."""
+    RUN = "run"
+    STATUS = "status"
+    JOB = "job"
+
+
+@dataclass(slots=True, kw_only=True)
+class Alternative:
+    """What calls would have cost in another service tier, as far as it has a price."""
+
+    usd: Decimal = Decimal(0)
+    instead_of: Decimal = Decimal(0)
+    """What the same calls did cost."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """The rows, calls, tokens and dollars that have the same keys."""
+
+    keys: tuple[str, ...]
+    rows: int = 0
+    bill: Bill = field(default_factory=Bill)
+    cheaper: dict[str, Alternative] = field(default_factory=dict)
+    """By service tier; without an entry no call had a price there."""
+
+    def merge(self, other: "Group") -> None:
+        self.rows += other.rows
+        self.bill.merge(other.bill)
+        for tier, alternative in other.cheaper.items():
+            mine = self.cheaper.setdefault(tier, Alternative())
+            mine.usd += alternative.usd
+            mine.instead_of += alternative.instead_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostReport:
+    """Costs by group, and altogether."""
+
+    by: tuple[By, ...]
+    groups: tuple[Group, ...]
+    """Sorted by their keys."""
+    total: Group
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ledger:
+    """The journals of one output, and the prices they are read at."""
+
+    job: str
+    path: Path
+    biller: Biller
+
+    def journals(self) -> Iterator[RunDirectory]:
+        """Those that `run --fresh` put aside were paid for, too."""
+        for folder in sorted(self.path.glob("journal*")):
+            directory = RunDirectory(self.path)
+            directory.segments = folder
+            yield directory
+
+
+def costs(
+    places: Iterable[str | Path],
+    *,
+    by: Sequence[str] = (By.MODEL,),
+    since: str | None = None,
+    until: str | None = None,
+) -> CostReport:
+    """What the runs of these jobs, run directories and folders cost, by the given keys.
+
+    `since` and `until` are days (YYYY-MM-DD, UTC), both included. Raises UsageError for a place without a
+    journal. Reads each journal twice, and takes no lock.
+    """
+    keys = _keys(by)
+    first, last = _day(since, "--since"), _day(until, "--until")
+    groups: dict[tuple[str, ...], Group] = {}
+    notes = []
+    for ledger in _ledgers(places):
+        if is_locked(RunDirectory(ledger.path)):
+            notes.append(f"{ledger.job} is running: its calls in flight count as unknown billing")
+        for entry, fields in _entries(ledger):
+            day = fields[By.DAY]
+            if (first and day < first) or (last and (day > last or day == _UNKNOWN)):
+                continue
+            names = tuple(fields[key] for key in keys)
+            groups.setdefault(names, Group(keys=names)).merge(entry)
+    total = Group(keys=("total",))
+    for group in groups.values():
+        total.merge(group)
+    return CostReport(
+        by=keys,
+        groups=tuple(groups[names] for names in sorted(groups)),
+        total=total,
+        notes=tuple(notes),
+    )
+
+
+def _keys(by: Sequence[str]) -> tuple[By, ...]:
+    try:
+        return tuple(dict.fromkeys(By(key.strip()) for key in by))
+    except ValueError:
+        wrong = next(key for key in by if key.strip() not in set(By))
+        raise UsageError(f"--by {wrong!r}: must be one of {', '.join(By)}") from None
+
+
+def _day(text: str | None, flag: str) -> str | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise UsageError(f"{flag} {text!r}: must be a day such as 2026-11-01") from None
+
+
+def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str]]]:
+    """One for each result and each lost call: what it cost, and its keys."""
+    for directory in ledger.journals():
+        with replay(directory) as found:
+            began = {run.run_id: run.started_at for run in found.runs}
+            for result in found.results():
+                yield _of_result(ledger, result), _fields_of_result(ledger, result)
+            for intent in found.unknown:
+                at = began.get(intent.run_id or "")
+                bill = ledger.biller.bill_lost(intent, at=at)
+                yield Group(keys=(), bill=bill), _fields_of_intent(ledger, intent, at)
+
+
+def _of_result(ledger: _Ledger, result: RowResult) -> Group:
+    group = Group(keys=(), rows=1, bill=ledger.biller.bill(result))
+    prices = ledger.biller.prices
+    for billed in result.billed:
+        paid = prices.cost(billed, asked=result.asked_model)
+        if paid is None:
+            continue
+        for tier in CHEAPER_TIERS:
+            match = prices.resolve(
+                billed.model, asked=result.asked_model, service_tier=tier, at=billed.at
+            )
+            if match is None or match.matched_by is MatchedBy.OVERRIDE:
+                continue  # the job's own prices know no tiers
+            quote = prices.quote(replace(billed, service_tier=tier), asked=result.asked_model)
+            if quote.dollars is not None and Doubt.UNKNOWN_TIER not in quote.doubts:
+                alternative = group.cheaper.setdefault(tier, Alternative())
+                alternative.usd += quote.dollars
+                alternative.instead_of += paid
+    return group
+
+
+def _fields_of_result(ledger: _Ledger, result: RowResult) -> Mapping[By, str]:
+    return {
+        By.MODEL: result.model or result.asked_model or _UNKNOWN,
+        By.DAY: _day_of(result.started_at or result.finished_at),
+        By.RUN: result.run_id or _UNKNOWN,
+        By.STATUS: str(result.status),
+        By.JOB: ledger.job,
+    }
+
+
+def _fields_of_intent(ledger: _Ledger, intent: Intent, at: float | None) -> Mapping[By, str]:
+    return {
+        By.MODEL: intent.model or _UNKNOWN,
+        By.DAY: _day_of(at),
+        By.RUN: intent.run_id or _UNKNOWN,
+        By.STATUS: LOST,
+        By.JOB: ledger.job,
+    }
+
+
+def _day_of(at: float | None) -> str:
+    return _UNKNOWN if at is None else datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def _ledgers(places: Iterable[str | Path]) -> Iterator[_Ledger]:
+    """Each run directory once, however often it was named."""
+    seen: set[Path] = set()
+    for place in map(Path, places):
+        for ledger in _ledgers_at(place):
+            where = ledger.path.resolve()
+            if where not in seen:
+                seen.add(where)
+                yield ledger
+
+
+def _ledgers_at(place: Path) -> Iterator[_Ledger]:
+    if not place.is_dir():
+        job = load_job(place)
+        tiers = possible_tiers(job.request.get("service_tier"))
+        prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
+        yield _Ledger(job=job.name, path=job.run_path, biller=Biller(prices, tiers=tiers))
+        return
+    found = False
+    for folder, subfolders, _ in os.walk(place):
+        path = Path(folder)
+        if (path / "journal").is_dir():
+            found = True
+            subfolders.clear()
+            yield _remembered(path)
+        subfolders.sort()
+    if not found:
+        raise UsageError(
+            f"{place} holds no run directory",
+            hint="name a job file, a run directory (<output>.run), or a folder above some",
+        )
+
+
+def _price(fields: Mapping[str, str | None]) -> PriceSpec:
+    rates = {name: Decimal(rate) for name, rate in fields.items() if rate is not None}
+    return PriceSpec(**rates)
+
+
+def _remembered(path: Path) -> _Ledger:
+    """A run directory whose job file nobody named: its manifest keeps the prices."""
+    manifest = read_manifest(RunDirectory(path).manifest)
+    if not isinstance(manifest, Manifest):
+        return _Ledger(job=path.name.removesuffix(".run"), path=path, biller=Biller(PriceBook({})))
+    extra = manifest.extra
+    prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
+    book = PriceBook(prices, base_url=extra.get("base_url"))
+    tiers = possible_tiers(extra.get("service_tier"))
+    return _Ledger(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))

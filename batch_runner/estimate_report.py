@@ -1,0 +1,154 @@
+"""An estimate in words, and as JSON."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from batch_runner.estimate import Point, Range, describe_ceiling
+from batch_runner.estimating import Estimate, Sample
+from batch_runner.progress import count, dollars, dollars_at_most, duration
+
+
+def estimate_lines(found: Estimate) -> Iterator[str]:
+    """For people: what is known, what is likely, and what to do next."""
+    yield f"{found.job}: {', '.join(_rows(found))}"
+    for model, match in found.models.items():
+        price = "no price is known (see batch-runner prices, or add [prices])"
+        yield f"model    {model}: {price if match is None else match.describe()}"
+    yield from _ceilings(found)
+    if found.repeats.requests:
+        yield f"dedupe   {_dedupe(found)}"
+    if found.sample is not None:
+        yield from _sample_lines(found, found.sample)
+    elif found.to_send:
+        yield "         estimate --sample 30 runs 30 real rows (and keeps them) for a likely range"
+    for note in found.notes:
+        yield f"note     {note}"
+    if found.max_cost is not None:
+        yield f"limit    max_cost {dollars(found.max_cost)} stops a run before it spends more"
+    if found.to_send and found.origin.endswith(".toml"):
+        yield f"next     batch-runner run {found.origin}"
+
+
+def _rows(found: Estimate) -> Iterator[str]:
+    yield f"{found.rows:,} rows"
+    yield f"{found.to_send:,} to send"
+    if found.done:
+        yield f"{found.done:,} done before"
+    if found.copies:
+        yield f"{found.copies:,} answered by the call of another"
+    if found.without_request:
+        yield f"{found.without_request:,} without a request"
+
+
+def _ceilings(found: Estimate) -> Iterator[str]:
+    ceiling = found.ceiling
+    about = "" if found.is_exact else "about "
+    how = f"{found.overhead_tokens:+} a request, {found.overhead_source}"
+    if found.overhead_source == "assumed":
+        how = "overhead of each request assumed"
+    yield (
+        f"input    {about}{count(ceiling.input_tokens)} tokens ({found.counted_with}; {how}): "
+        f"{about}{dollars(ceiling.input_usd)} before any cache discount"
+    )
+    if found.uncounted:
+        yield f"         not counted: {', '.join(sorted(found.uncounted))}"
+    out = ceiling.output_tokens_at_most
+    cap = "no upper bound: request.max_output_tokens is not set"
+    yield f"output   {cap if out is None else f'at most {count(out)} tokens, by max_output_tokens'}"
+    if any(found.models.values()):
+        yield f"total    {describe_ceiling(ceiling.usd_at_most, dollars_at_most)}"
+
+
+def _dedupe(found: Estimate) -> str:
+    saved = found.dedupe_saves_usd
+    rows = f"{found.repeats.requests:,} rows ask for the same as another"
+    if saved is None:
+        return f"{rows}: --dedupe would save their calls, {dollars(found.repeats.input_usd)} of input alone"
+    about = "about" if found.sample is not None and found.sample.usd is not None else "at most"
+    return f"{rows}: --dedupe would save {about} {dollars(saved)}"
+
+
+def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
+    bill = sample.bill
+    share = (
+        f", {100 * bill.tokens.cached / bill.tokens.input:.0f} % of input cached"
+        if bill.tokens.cached
+        else ""
+    )
+    yield (
+        f"sample   {sample.rows:,} rows run and kept as finished, {sample.known:,} of them tell: "
+        f"{dollars(bill.listed)}{share}"
+    )
+    of_all = f"for all {found.to_send:,} rows, the sample's included"
+    yield f"tokens   out: {_projection(sample.output_tokens, lambda n: count(float(n)))}, {of_all}"
+    if sample.usd is not None:
+        yield f"cost     {_projection(sample.usd, dollars)}"
+    at_a_time = f"at {sample.calls_at_a_time:,} call{'s' * (sample.calls_at_a_time != 1)} at a time"
+    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, {at_a_time}"
+    for caution in sample.cautions:
+        yield f"caution  {caution}"
+
+
+def _projection(amount: Point | Range | None, show: Callable[[Decimal], str]) -> str:
+    match amount:
+        case Range(low=low, expected=expected, high=high):
+            return f"likely range {show(low)} to {show(high)}, expected {show(expected)}"
+        case Point(expected=expected):
+            return f"about {show(expected)}"
+    return "unknown: no sampled row told"
+
+
+def estimate_json(found: Estimate) -> dict[str, Any]:
+    """For `--json`; dollars as numbers."""
+    sample = found.sample
+    return {
+        "job": found.job,
+        "rows": found.rows,
+        "to_send": found.to_send,
+        "done": found.done,
+        "copies": found.copies,
+        "without_request": found.without_request,
+        "duplicates": found.repeats.requests,
+        "dedupe_saves_usd": _number(found.dedupe_saves_usd),
+        "input_tokens": found.ceiling.input_tokens,
+        "input_tokens_exact": found.is_exact,
+        "counted_with": found.counted_with,
+        "overhead_tokens": found.overhead_tokens,
+        "overhead_source": found.overhead_source,
+        "not_counted": sorted(found.uncounted),
+        "output_tokens_at_most": found.ceiling.output_tokens_at_most,
+        "input_usd": _number(found.ceiling.input_usd),
+        "usd_at_most": _number(found.ceiling.usd_at_most),
+        "prices": {
+            model: None if match is None else match.to_json()
+            for model, match in found.models.items()
+        },
+        "max_cost": _number(found.max_cost),
+        "sample": None if sample is None else _sample_json(sample),
+        "notes": list(found.notes),
+    }
+
+
+def _sample_json(sample: Sample) -> dict[str, Any]:
+    return {
+        "rows": sample.rows,
+        "known_rows": sample.known,
+        "output_tokens": _projection_json(sample.output_tokens),
+        "usd": _projection_json(sample.usd),
+        "seconds": _projection_json(sample.seconds),
+        "calls_at_a_time": sample.calls_at_a_time,
+        "cautions": [caution.name.lower() for caution in sample.cautions],
+        "bill": sample.bill.to_json(),
+    }
+
+
+def _projection_json(amount: Point | Range | None) -> dict[str, float | None] | None:
+    if amount is None:
+        return None
+    ends = (amount.low, amount.high) if isinstance(amount, Range) else (None, None)
+    return {"low": _number(ends[0]), "expected": _number(amount.expected), "high": _number(ends[1])}
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

@@ -1,0 +1,337 @@
+"""`batch-runner estimate`: what a job will take, from its input and, if wanted, from real rows of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+
+import anyio
+
+from batch_runner.bill import Bill
+from batch_runner.endpoint_count import count_at_endpoint
+from batch_runner.errors import RunStoppedError
+from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
+from batch_runner.expectation import Expectation, remember
+from batch_runner.job import JobSpec
+from batch_runner.jobfile import api_key
+from batch_runner.plan import TRANSIENT, requests
+from batch_runner.pricing import PriceMatch
+from batch_runner.records import RowResult, RowStatus
+from batch_runner.runner import RunOptions, run
+from batch_runner.signals import Interrupted
+from batch_runner.survey import Ceiling, Kind, Survey
+from batch_runner.work import Work, fingerprint, open_work
+
+
+FIRST_SIGNAL_CODE = 128
+"""An exit code above it tells the signal."""
+COUNTED_ROWS = 5
+"""Rows that the endpoint is asked to count when none are sampled: they differ little."""
+
+
+class CountBy(StrEnum):
+    """`--count`: who counts the input tokens."""
+
+    LOCAL = "local"
+    API = "api"
+    """The endpoint counts a few rows, and the others are corrected by what that shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What rows that were really run say about all of them."""
+
+    rows: int
+    """Run, and kept as finished rows."""
+    known: int
+    """Of them, those whose cost or tokens are known and not owed to a passing failure."""
+    bill: Bill
+    output_tokens: Point | Range | None
+    """Of all rows to send; None when no row told."""
+    usd: Point | Range | None
+    seconds: Point | Range | None
+    calls_at_a_time: int
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        told = [one for one in (self.usd or self.output_tokens,) if one is not None]
+        return tuple(dict.fromkeys(caution for one in told for caution in one.cautions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a job will take. Tokens and dollars are those of the rows still to send."""
+
+    job: str
+    origin: str
+    models: Mapping[str, PriceMatch | None]
+    """Model to its price; None: no price is known."""
+    rows: int
+    done: int
+    copies: int
+    """Rows that get the answer of an earlier row, as `--dedupe` was given before."""
+    without_request: int
+    ceiling: Ceiling
+    repeats: Ceiling
+    """The part of it that rows take which ask for the same as an earlier row."""
+    is_exact: bool
+    """The texts were counted with the model's own vocabulary."""
+    counted_with: str
+    overhead_tokens: int
+    """Added to each local count; 0 unless measured."""
+    overhead_source: str
+    uncounted: frozenset[str]
+    max_cost: Decimal | None
+    sample: Sample | None = None
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def to_send(self) -> int:
+        return self.ceiling.requests
+
+    @property
+    def dedupe_saves_usd(self) -> Decimal | None:
+        """About what one call for equal rows would save; at most, without a sample."""
+        if self.sample is not None and self.sample.usd is not None and self.to_send:
+            return self.sample.usd.expected * self.repeats.requests / self.to_send
+        return self.repeats.usd_at_most
+
+
+def estimate(
+    job: JobSpec,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    count: CountBy | str = CountBy.LOCAL,
+    confirm: Callable[[Estimate, Decimal | None], bool] | None = None,
+    options: RunOptions | None = None,
+) -> Estimate:
+    """What the job will take, after one pass over its input; nothing is sent without `sample` or `count`.
+
+    `sample` rows are really run and kept as finished rows, unless `confirm`, which is shown the estimate so
+    far and the most they can cost, says no. `options` are those of their run. Raises UsageError for what
+    is wrong with the job, RunStoppedError when the sample came to nothing.
+    """
+    survey = Survey()
+    with open_work(job, watch=survey.watch) as work:
+        found = _before_calls(work, survey)
+        size = min(sample or COUNTED_ROWS, found.to_send)
+        chosen = sample_plan(survey.counts, size, seed)
+        rows = _rows_at(work.plan.wanted, chosen)
+        counted = {row: survey.counts[position] for row, position in zip(rows, chosen, strict=True)}
+        if CountBy(count) is CountBy.API and rows:
+            measured = _overhead_at_endpoint(work, counted)
+            found = _with_overhead(found, survey, work, measured, source="as the endpoint counts")
+        if not sample or not rows:
+            return found
+        most = _most(work, rows)
+    if confirm is not None and not confirm(found, most):
+        return found
+    results = _run(job, rows, options or RunOptions())
+    return _after_sample(found, survey, work, counted=counted, results=results)
+
+
+def _before_calls(work: Work, survey: Survey) -> Estimate:
+    plan, job = work.plan, work.job
+    tier = _tier(job)
+    counters = sorted({survey.counter(model).encoding for model in survey.models})
+    return Estimate(
+        job=job.name,
+        origin=job.origin,
+        models={
+            model: work.prices.resolve(model, service_tier=tier, at=None)
+            for model in sorted(survey.models or {job.model})
+        },
+        rows=plan.rows,
+        done=plan.not_wanted,
+        copies=plan.copies,
+        without_request=plan.unsendable.total(),
+        ceiling=survey.ceiling(work.prices, service_tier=tier),
+        repeats=survey.ceiling(work.prices, service_tier=tier, kinds=survey.repeats),
+        is_exact=survey.is_exact,
+        counted_with=", ".join(counters),
+        overhead_tokens=0,
+        overhead_source="assumed",
+        uncounted=frozenset(survey.uncounted),
+        max_cost=job.limits.max_cost,
+        notes=tuple(work.warnings),
+    )
+
+
+def _with_overhead(
+    found: Estimate, survey: Survey, work: Work, measured: int | None, *, source: str
+) -> Estimate:
+    """The estimate with each count corrected by what was measured."""
+    if measured is None:
+        note = "the endpoint counts no tokens (/responses/input_tokens): counted here alone"
+        return replace(found, notes=(*found.notes, note))
+    tier = _tier(work.job)
+    return replace(
+        found,
+        ceiling=survey.ceiling(work.prices, overhead=measured, service_tier=tier),
+        repeats=survey.ceiling(
+            work.prices, overhead=measured, service_tier=tier, kinds=survey.repeats
+        ),
+        overhead_tokens=measured,
+        overhead_source=source,
+    )
+
+
+def _tier(job: JobSpec) -> str | None:
+    asked = job.request.get("service_tier")
+    return asked if isinstance(asked, str) and "{{" not in asked else None
+
+
+def _rows_at(wanted: bytearray, positions: list[int]) -> list[int]:
+    """Row indices of the wanted rows at these positions among the wanted, in the same order."""
+    places = {position: place for place, position in enumerate(positions)}
+    rows = [0] * len(positions)
+    row = -1
+    for position in range(max(positions, default=-1) + 1):
+        row = wanted.find(1, row + 1)
+        if position in places:
+            rows[places[position]] = row
+    return rows
+
+
+def _most(work: Work, rows: list[int]) -> Decimal | None:
+    """The most that calling these rows once can cost; None when nothing bounds it."""
+    kept = frozenset(rows)
+    total = Decimal(0)
+    for request in requests(work.plan, work.table, work.builder, work.replay.index):
+        if request.row not in kept:
+            continue
+        bound = work.biller.ceiling(
+            request.model, request.input_bound_bytes, request.max_output_tokens
+        )
+        if bound is None:
+            return None
+        total += bound
+    return total
+
+
+def _run(job: JobSpec, rows: list[int], options: RunOptions) -> dict[int, RowResult]:
+    """The rows have been run as any others; by index, those that ended."""
+    results: dict[int, RowResult] = {}
+
+    def keep(result: RowResult) -> None:
+        results[result.row] = result
+
+    summary = run(job, replace(options, rows=frozenset(rows), on_result=keep, write_output=False))
+    if summary.exit_code >= FIRST_SIGNAL_CODE:
+        raise Interrupted(summary.exit_code - FIRST_SIGNAL_CODE)
+    if summary.stop_reason is not None:
+        raise RunStoppedError(
+            f"the sample was not finished: {summary.stop_reason}",
+            hint=summary.hint or "its finished rows are kept; estimate again",
+        )
+    return results
+
+
+def _after_sample(
+    found: Estimate,
+    survey: Survey,
+    work: Work,
+    *,
+    counted: Mapping[int, int],
+    results: Mapping[int, RowResult],
+) -> Estimate:
+    """`counted` holds the sampled rows and their counts, in the order of the plan."""
+    told = [results[row] for row in counted if row in results and _tells(results[row])]
+    pairs = [
+        (usage.input_tokens, counted[result.row])
+        for result in told
+        if (usage := result.final_usage) is not None and usage.input_tokens is not None
+    ]
+    if pairs:
+        measured = overhead([real for real, _ in pairs], [guess for _, guess in pairs])
+        found = _with_overhead(found, survey, work, measured, source="measured")
+    bill = Bill()
+    for result in results.values():
+        bill.merge(work.biller.bill(result))
+    sample = _projected(found, survey, work, told, rows=len(results), bill=bill)
+    if isinstance(sample.usd, Range):
+        per_row = sample.usd.divided(found.to_send)
+        expected = Expectation(
+            fingerprint=fingerprint(work.job),
+            sampled=sample.known,
+            low=per_row.low,
+            expected=per_row.expected,
+            high=per_row.high,
+        )
+        remember(expected, work.job.run_path)
+    return replace(found, sample=sample)
+
+
+def _tells(result: RowResult) -> bool:
+    """Whether the row says what others of its kind will take: not when it failed by bad luck."""
+    return result.status is not RowStatus.FAILED or result.code not in TRANSIENT
+
+
+def _projected(
+    found: Estimate, survey: Survey, work: Work, told: list[RowResult], *, rows: int, bill: Bill
+) -> Sample:
+    population = found.to_send
+    bills = [work.biller.bill(result) for result in told]
+    costs = [one.answers + one.failures for one in bills if not one.unpriced and not one.unknown]
+    outputs = [one.tokens.output for one in bills if not one.tokens.unreported and not one.unknown]
+    seconds = [r.latency_seconds for r in told if r.latency_seconds is not None]
+    caps = [kind.max_output_tokens for kind in survey.kinds]
+    known_caps = [cap for cap in caps if cap is not None]
+    concurrency = work.job.limits.concurrency
+    at_a_time = concurrency.start if concurrency.adaptive else concurrency.maximum
+    at_a_time = max(1, min(at_a_time, population))
+    return Sample(
+        rows=rows,
+        known=len(costs) if any(found.models.values()) else len(outputs),
+        bill=bill,
+        output_tokens=project(
+            outputs, population, row_ceiling=max(known_caps) if known_caps == caps else None
+        )
+        if outputs
+        else None,
+        usd=project(costs, population, row_ceiling=_dearest_row(survey, work)) if costs else None,
+        seconds=_not_below(
+            project(seconds, population).divided(at_a_time), _least_seconds(work.job, found)
+        )
+        if seconds
+        else None,
+        calls_at_a_time=at_a_time,
+    )
+
+
+def _dearest_row(survey: Survey, work: Work) -> Decimal | None:
+    """The most that one row can cost."""
+    longest: dict[tuple[str, int | None], Kind] = {}
+    for kind in survey.kinds:
+        alike = (kind.model, kind.max_output_tokens)
+        longest[alike] = max(kind, longest.get(alike, kind), key=lambda one: one.counted)
+    most = [survey.ceiling(work.prices, kinds={kind: 1}).usd_at_most for kind in longest.values()]
+    return None if None in most else max(filter(None, most), default=Decimal(0))
+
+
+def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
+    """What the rate limits of the job alone take."""
+    rpm, tpm = job.limits.rpm, job.limits.tpm
+    by_calls = 60 * found.to_send / Decimal(rpm) if rpm else Decimal(0)
+    by_tokens = 60 * found.ceiling.input_tokens / Decimal(tpm) if tpm else Decimal(0)
+    return max(by_calls, by_tokens)
+
+
+def _not_below(amount: Point | Range, least: Decimal) -> Point | Range:
+    expected = max(amount.expected, least)
+    if isinstance(amount, Point):
+        return replace(amount, expected=expected)
+    return replace(
+        amount, low=max(amount.low, least), expected=expected, high=max(amount.high, least)
+    )
+
+
+def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
+    """Tokens that the endpoint counts beyond ours; None when it does not count."""
+    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    bodies = {request.row: request.body for request in wanted if request.row in counted}
+    actual = anyio.run(count_at_endpoint, work.job, api_key(work.job), list(bodies.values()))
+    if actual is None:
+        return None
+    return overhead(actual, [counted[row] for row in bodies])

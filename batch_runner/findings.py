@@ -1,0 +1,236 @@
+"""Everything a report tells, gathered in one pass over the results; bounded, whatever the rows."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from hashlib import blake2b
+
+from batch_runner.bill import Bill, Biller
+from batch_runner.journal import Intent, PastRun
+from batch_runner.plan import UNSENDABLE
+from batch_runner.printable import printable, shortened
+from batch_runner.records import Completion, RowResult, RowStatus, UnknownBilling
+from batch_runner.tally import LatencyHistogram
+from batch_runner.timeline import Timeline
+from batch_runner.work import Work
+
+
+MOST_SLOW = 10
+MOST_COSTLY = 10
+MOST_EMPTY = 5
+MOST_RANDOM = 6
+MOST_CODES = 40
+"""Error codes with an example; a server may invent a new one for every row."""
+LONGEST_TEXT = 700
+SEED = b"batch_runner"
+"""Of the random rows: the same journal always shows the same ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A row worth reading."""
+
+    key: bytes
+    row: int
+    label: str | None
+    status: RowStatus
+    code: str | None
+    message: str | None
+    text: str
+    """What the model wrote, cut to `LONGEST_TEXT` characters."""
+    characters_left_out: int
+    attempts: int
+    latency_seconds: float | None
+    cost: Decimal | None
+    output_tokens: int | None
+
+
+class Shortlist:
+    """The samples with the largest values; a row that ends again replaces itself."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[bytes, tuple[float, Sample]] = {}
+
+    def wants(self, key: bytes, value: float) -> bool:
+        if len(self._kept) < self._most or key in self._kept:
+            return True
+        return value > min(kept for kept, _ in self._kept.values())
+
+    def put(self, value: float, sample: Sample) -> None:
+        self._kept[sample.key] = (value, sample)
+        if len(self._kept) > self._most:
+            del self._kept[min(self._kept, key=lambda key: self._kept[key][0])]
+
+    def samples(self) -> list[Sample]:
+        """Largest first."""
+        ranked = sorted(self._kept.values(), key=lambda kept: -kept[0])
+        return [sample for _, sample in ranked]
+
+
+@dataclass(slots=True, kw_only=True)
+class RunCourse:
+    """What one run did."""
+
+    run: PastRun | None
+    """None: the journal does not say (a damaged header)."""
+    rows: int = 0
+    failed: int = 0
+    first: float | None = None
+    last: float | None = None
+    bill: Bill = field(default_factory=Bill)
+
+    @property
+    def started_at(self) -> float | None:
+        return self.run.started_at if self.run is not None else self.first
+
+    @property
+    def seconds(self) -> float:
+        """From the run's start to its last row."""
+        if self.started_at is None or self.last is None:
+            return 0.0
+        return max(0.0, self.last - self.started_at)
+
+
+class Findings:
+    """Results seen so far. `add` them in the order in which they were written."""
+
+    def __init__(self, biller: Biller, runs: Sequence[PastRun]) -> None:
+        self.bill = Bill()
+        self.answered_calls = 0
+        """Calls that gave a row its answer."""
+        self.unknown: dict[UnknownBilling, Bill] = {}
+        """Attempts of unknown billing by cause, each with its bound."""
+        self.models: Counter[str] = Counter()
+        self.timeline = Timeline()
+        self.latencies = LatencyHistogram()
+        self.examples: dict[str, Sample] = {}
+        """Per error code the last row that ended so."""
+        self.slowest = Shortlist(MOST_SLOW)
+        self.costliest = Shortlist(MOST_COSTLY)
+        self.empty = Shortlist(MOST_EMPTY)
+        self.random = Shortlist(MOST_RANDOM)
+        self.courses = [RunCourse(run=run) for run in runs] or [RunCourse(run=None)]
+        self._starts = [run.started_at for run in runs]
+        self._biller = biller
+
+    def add(self, result: RowResult, *, counts: bool) -> None:
+        """`counts`: the row stands so in the output. Others were called and paid for all the same."""
+        bill = self._biller.bill(result)
+        self.bill.merge(bill)
+        self.answered_calls += isinstance(result.ending, Completion) and bool(result.billed)
+        if result.unknown:
+            self._add_unknown(result)
+        self._add_to_run(result, bill)
+        if result.latency_seconds is not None and result.attempts:
+            self.latencies.add(result.latency_seconds)
+        if result.model and (result.model in self.models or len(self.models) < MOST_CODES):
+            self.models[result.model] += 1
+        if result.started_at is not None and result.finished_at is not None:
+            self.timeline.add(
+                result.started_at,
+                result.finished_at,
+                failed=result.status is RowStatus.FAILED,
+                repeats=max(0, result.attempts - 1),
+            )
+        if counts:
+            self._consider(result)
+
+    def add_lost_call(self, intent: Intent) -> None:
+        """A call was in flight when its process died."""
+        bill = self._biller.bill_lost(intent, at=None)
+        self.bill.merge(bill)
+        self.unknown.setdefault(UnknownBilling.CRASH, Bill()).merge(bill)
+
+    def samples(self) -> list[Sample]:
+        """All that are shown anywhere."""
+        lists = (self.slowest, self.costliest, self.empty, self.random)
+        return [*self.examples.values(), *(one for kept in lists for one in kept.samples())]
+
+    def _add_unknown(self, result: RowResult) -> None:
+        ceiling = self._biller.ceiling(
+            result.asked_model or result.model or "",
+            result.request_bytes,
+            result.max_output_tokens,
+            at=result.started_at,
+        )
+        for cause, attempts in result.unknown.items():
+            bill = self.unknown.setdefault(cause, Bill())
+            bill.unknown[cause] += attempts
+            bill.bound(ceiling, calls=attempts)
+
+    def _add_to_run(self, result: RowResult, bill: Bill) -> None:
+        finished = result.finished_at
+        position = bisect_right(self._starts, finished) - 1 if finished is not None else 0
+        course = self.courses[max(0, position)]
+        course.rows += 1
+        course.failed += result.status is RowStatus.FAILED
+        course.bill.merge(bill)
+        if finished is not None:
+            course.first = min(course.first or finished, result.started_at or finished)
+            course.last = max(course.last or finished, finished)
+
+    def _consider(self, result: RowResult) -> None:
+        key, ending = result.key, result.ending
+        if result.code and (result.code in self.examples or len(self.examples) < MOST_CODES):
+            self.examples[result.code] = self._sample(result)
+        if result.latency_seconds is not None:
+            self._offer(self.slowest, result.latency_seconds, result)
+        if cost := self._biller.cost(result):
+            self._offer(self.costliest, float(cost), result)
+        called_a_tool = isinstance(ending, Completion) and bool(ending.tool_calls)
+        if result.billed and not called_a_tool and not ending.text.strip():
+            self._offer(self.empty, -result.row, result)
+        if isinstance(ending, Completion):
+            lot = blake2b(key, key=SEED, digest_size=6).digest()
+            self._offer(self.random, int.from_bytes(lot, "big"), result)
+
+    def _offer(self, shortlist: Shortlist, value: float, result: RowResult) -> None:
+        if shortlist.wants(result.key, value):
+            shortlist.put(value, self._sample(result))
+
+    def _sample(self, result: RowResult) -> Sample:
+        usage, ending = result.final_usage, result.ending
+        label, code, message = result.label, result.code, ending.message
+        return Sample(
+            key=result.key,
+            row=result.row,
+            label=None if label is None else printable(shortened(label, 80)),
+            status=result.status,
+            code=None if code is None else printable(shortened(code, 60)),
+            message=message and printable(shortened(message, 500)),
+            text=printable(shortened(ending.text, LONGEST_TEXT)),
+            characters_left_out=max(0, len(ending.text) - LONGEST_TEXT),
+            attempts=result.attempts,
+            latency_seconds=result.latency_seconds,
+            cost=self._biller.cost(result),
+            output_tokens=None if usage is None else usage.output_tokens,
+        )
+
+
+def gather(work: Work, runs: Sequence[PastRun] | None = None) -> Findings:
+    """All the journal tells of the job: one pass over its results, one byte of memory a row.
+
+    `runs` are those of the journal unless given.
+    """
+    index = work.replay.index
+    findings = Findings(work.biller, work.replay.runs if runs is None else runs)
+    shown = bytearray(len(index))
+    for number in work.plan.entries:
+        if number != UNSENDABLE:
+            shown[number] = 1
+    for result in work.replay.results():
+        # An ending that a later one has replaced differs from what the index says, or is followed
+        # by the one that takes its place in every list.
+        entry = index.find(result.key)
+        counts = (
+            entry is not None
+            and shown[entry.number] == 1
+            and (entry.status, entry.code) == (result.status, result.code)
+        )
+        findings.add(result, counts=counts)
+    for intent in work.replay.unknown:
+        findings.add_lost_call(intent)
+    return findings

@@ -1,0 +1,85 @@
+"""Whether the output is already what an export would write: then it keeps its bytes and its time.
+
+`make`, cron jobs and whoever watches the file rely on that. Any doubt is a no: an export costs
+little, a stale output is a lie.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from typing import Any
+
+from batch_runner import __version__
+from batch_runner.bill import source_of
+from batch_runner.export import Exported
+from batch_runner.journal import DamagedManifest, RunDirectory, read_manifest, write_manifest
+from batch_runner.records import RowStatus
+from batch_runner.work import Work, identity_of, manifest_of
+
+
+_MARK = "exported"
+_ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
+_WITHOUT_EFFECT = ("origin", "endpoint", "limits", "retry", "notify")
+"""Parts of a job that leave no trace in an output whose rows are all done."""
+
+
+def remember_export(work: Work, exported: Exported) -> None:
+    """The manifest says what the output was made from, and how it looked when it was written."""
+    path = RunDirectory(work.job.run_path).manifest
+    found = read_manifest(path)
+    if isinstance(found, DamagedManifest) or exported.damaged:
+        return
+    manifest = found or manifest_of(work)
+    mark = {
+        "made_from": _made_from(work),
+        "output": identity_of([work.job.output_path]),
+        "statuses": {str(status): n for status, n in exported.statuses.items()},
+        "codes": dict(exported.codes),
+        "formula_cells": exported.formula_cells,
+    }
+    write_manifest(path, replace(manifest, extra={**manifest.extra, _MARK: mark}))
+
+
+def fresh_export(work: Work) -> Exported | None:
+    """What the output holds, when nothing it is made from has changed since; else None."""
+    found = read_manifest(RunDirectory(work.job.run_path).manifest)
+    if found is None or isinstance(found, DamagedManifest):
+        return None
+    mark = found.extra.get(_MARK)
+    if (
+        mark is None
+        or mark["made_from"] != _made_from(work)
+        or mark["output"] != identity_of([work.job.output_path])
+    ):
+        return None
+    statuses = Counter({RowStatus(name): count for name, count in mark["statuses"].items()})
+    return Exported(
+        statuses=statuses,
+        codes=Counter(mark["codes"]),
+        reused=sum(statuses[status] for status in _ANSWERED),
+        formula_cells=mark["formula_cells"],
+    )
+
+
+def _made_from(work: Work) -> str:
+    """A digest of all that decides about the bytes of the output."""
+    job = {name: part for name, part in asdict(work.job).items() if name not in _WITHOUT_EFFECT}
+    directory = RunDirectory(work.job.run_path)
+    parts: list[Any] = [
+        __version__,
+        job,
+        source_of(work.prices, {work.job.model: 1}),
+        work.input_identity,
+        identity_of(map(directory.segment, directory.segment_numbers())),
+        _rows(work),
+    ]
+    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _rows(work: Work) -> str:
+    """Which result each row shows: rows kept by `--on-change` do not show that of their request."""
+    digest = blake2b(digest_size=16)
+    for row, entry in enumerate(work.plan.entries):
+        digest.update(work.replay.index.key(entry) if work.plan.has_request(row) else b"-")
+    return digest.hexdigest()

@@ -1,0 +1,307 @@
+"""A run as one HTML file: no script, nothing loaded from anywhere, its size independent of the rows."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import minijinja
+
+from batch_runner import __version__, charts
+from batch_runner.asked import Asked, read_asked
+from batch_runner.atomic import publish
+from batch_runner.charts import Chart, Layer, TimeAxis
+from batch_runner.findings import Findings, Sample
+from batch_runner.money_view import bounds, cost_view, exact_dollars, share, token_view
+from batch_runner.printable import one_line, printable
+from batch_runner.progress import duration
+from batch_runner.records import RowStatus
+from batch_runner.remedy import remedy
+from batch_runner.run_view import limit_view, moment, prompt_view, run_view, setting_view
+from batch_runner.summary import RunSummary
+from batch_runner.work import Work
+
+
+MOST_CODES = 12
+MOST_RUNS = 20
+
+
+def write_report(
+    work: Work, summary: RunSummary, findings: Findings, path: Path, *, redact: bool = False
+) -> None:
+    """`path` holds the report; with `redact`, no text of the input or of the model is in it.
+
+    Reads the input once for the prompts of the rows on show. Raises StorageError.
+    """
+    asked = Asked() if redact else read_asked(work, {one.key for one in findings.samples()})
+    page = render_report(work, summary, findings, asked, redact=redact)
+    with publish(path) as file:
+        file.write(page.encode())
+
+
+def render_report(
+    work: Work, summary: RunSummary, findings: Findings, asked: Asked, *, redact: bool
+) -> str:
+    """The page; every value in it is escaped by the template engine, as its name ends in .html."""
+    template = resources.files("batch_runner").joinpath("report.html.jinja")
+    engine = minijinja.Environment(
+        templates={"report.html": template.read_text("utf-8")},
+        undefined_behavior="strict",
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    axis = TimeAxis(findings.timeline)
+    rows = _Rows(asked, redact=redact)
+    return engine.render_template(
+        "report.html",
+        job=summary.job,
+        redacted=redact,
+        verdict=_verdict(work, summary, findings),
+        statuses=_statuses(summary),
+        figures=_figures(summary, findings),
+        warnings=[printable(warning) for warning in summary.warnings],
+        cost=cost_view(summary, findings),
+        tokens=token_view(findings.bill),
+        over_time=_over_time(axis, summary) if findings.timeline.bins else None,
+        latency=_latency(findings),
+        errors=_errors(summary, findings, rows, asked),
+        groups=_groups(findings, rows),
+        limit_changes=limit_view(summary),
+        settings=setting_view(work, summary, findings),
+        prompt=None if redact else prompt_view(work),
+        runs=[
+            run_view(course)
+            for course in findings.courses[-MOST_RUNS:]
+            if course.run or course.rows
+        ],
+        more_runs=max(0, len(findings.courses) - MOST_RUNS),
+        written=moment(summary.started_at + summary.elapsed_seconds),
+        version=__version__,
+    )
+
+
+def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
+    statuses = summary.statuses
+    ok, rows = statuses[RowStatus.OK], summary.rows
+    others = [
+        f"{statuses[status]:,}\N{NO-BREAK SPACE}{status}"
+        for status in RowStatus
+        if status is not RowStatus.OK and statuses[status]
+    ]
+    if not findings.bill.calls and not ok:
+        words, tone = f"Nothing has been sent yet: {rows:,} rows are waiting.", "quiet"
+    elif ok == rows:
+        words, tone = f"All {rows:,} rows are answered.", "good"
+    else:
+        words = f"{ok:,} of {rows:,} rows are answered, {', '.join(others)}."
+        tone = "bad" if statuses[RowStatus.FAILED] > ok else "warn"
+    facts = [
+        one_line(work.job.model, 80),
+        work.job.endpoint.base_url,
+        *([moment(findings.courses[0].started_at)] if findings.bill.calls else []),
+    ]
+    stop = summary.stop_reason
+    return {
+        "words": words,
+        "tone": tone,
+        "facts": facts,
+        "stop": None if stop is None else printable(stop),
+        "hint": printable(summary.hint),
+    }
+
+
+def _statuses(summary: RunSummary) -> list[Mapping[str, Any]]:
+    rows = summary.rows or 1
+    return [
+        {
+            "name": str(status),
+            "rows": f"{n:,}",
+            "share": f"{100 * n / rows:.3f}",
+            "of": share(n, rows),
+        }
+        for status in RowStatus
+        if (n := summary.statuses[status])
+    ]
+
+
+def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, str]]:
+    """Label, figure, note."""
+    bill = findings.bill
+    rows = summary.rows
+    ok = summary.statuses[RowStatus.OK]
+    least, most = bounds(bill)
+    finished = sum(course.rows for course in findings.courses)
+    seconds = sum(course.seconds for course in findings.courses)
+    quantiles = findings.latencies.quantiles()
+    latency = f"p99 {duration(quantiles['p99'])}" if quantiles else "no call yet"
+    return [
+        ("Rows answered", share(ok, rows) if rows else "none", f"{ok:,} of {rows:,}"),
+        ("Cost, at least", least, f"at most {most}" if most else "no upper bound"),
+        ("Median latency", duration(quantiles["p50"]) if quantiles else "none", latency),
+        (
+            "Rows a second",
+            f"{finished / seconds:,.1f}" if seconds and finished else "none",
+            f"{finished:,} results in {duration(seconds)}" if finished else "no result yet",
+        ),
+    ]
+
+
+def _over_time(axis: TimeAxis, summary: RunSummary) -> list[Mapping[str, Any]]:
+    bins, width = axis.bins, axis.width
+    ok = [one.answered / width for one in bins]
+    failed = [one.failed / width for one in bins]
+    pace = charts.columns_over_time(
+        axis,
+        [Layer("good", ok), Layer("bad", failed)],
+        [f"{one.answered:,} answered, {one.failed:,} failed" for one in bins],
+    )
+    busy = [one.busy_seconds / width for one in bins]
+    line = [(change["at"], change["now"]) for change in summary.limit_changes]
+    if summary.limit_changes:
+        line.insert(0, (summary.limit_changes[0]["at"], summary.limit_changes[0]["was"]))
+    # A limit far above what was used would press the rows themselves flat.
+    line = line if max((now for _, now in line), default=0) <= 4 * max(busy) else []
+    flight = charts.area_over_time(axis, busy, line, [f"{rows:.1f} in hand" for rows in busy])
+    repeats = charts.columns_over_time(
+        axis,
+        [Layer("warn", [one.repeats for one in bins])],
+        [f"{one.repeats:,} repeated calls" if one.repeats else "" for one in bins],
+    )
+    cuts = [one["at"] for one in summary.limit_changes if one["why"].startswith("refused")]
+    refused = summary.rate_limited_calls
+    said = f"; {refused:,} calls of the last run were answered 429" if refused else ""
+    each = duration(width) if width >= 1 else f"{width:g}s"
+    return [
+        _chart(
+            "Rows a second", f"one column: {each}", pace, [("good", "answered"), ("bad", "failed")]
+        ),
+        _chart(
+            "Rows in hand",
+            "begun and not ended, waits before a repeat included",
+            flight,
+            [("area", "rows"), *([("limit", "limit on calls in flight")] if line else [])],
+        ),
+        _chart(
+            "Repeated calls",
+            f"after a 429, an error or a timeout{said}",
+            charts.with_marks(repeats, axis, cuts),
+            [("warn", "repeats"), *([("mark", "429: the limit was lowered")] if cuts else [])],
+        ),
+    ]
+
+
+def _chart(
+    title: str, note: str, chart: Chart, legend: Sequence[tuple[str, str]]
+) -> Mapping[str, Any]:
+    return {"title": title, "note": note, "chart": _labelled(chart), "legend": legend}
+
+
+def _labelled(chart: Chart) -> Mapping[str, Any]:
+    """A chart as the template wants it: the markup marked as such, the labels to be escaped."""
+    return {
+        "svg": minijinja.Markup(chart.svg),
+        "below": [(f"{tick.at:.2f}", tick.words) for tick in chart.below],
+        "beside": [(f"{tick.at:.0f}", tick.words) for tick in chart.beside],
+    }
+
+
+def _latency(findings: Findings) -> Mapping[str, Any] | None:
+    quantiles = findings.latencies.quantiles()
+    if not quantiles:
+        return None
+    marks = [seconds for name, seconds in quantiles.items() if name != "max"]
+    return {
+        "quantiles": [(name, duration(seconds)) for name, seconds in quantiles.items()],
+        "calls": f"{findings.latencies.bins.total():,}",
+        "chart": _labelled(charts.latency_columns(findings.latencies, marks)),
+    }
+
+
+class _Rows:
+    """Samples as the template shows them."""
+
+    def __init__(self, asked: Asked, *, redact: bool) -> None:
+        self._asked = asked
+        self._redact = redact
+
+    def name(self, sample: Sample) -> str:
+        if sample.label is not None and not self._redact:
+            return sample.label
+        return self._asked.places.get(sample.key, f"row {sample.row + 1:,}")
+
+    def message(self, sample: Sample) -> str | None:
+        return None if self._redact else sample.message
+
+    def view(self, sample: Sample) -> Mapping[str, Any]:
+        text = sample.text
+        latency = sample.latency_seconds
+        facts = [
+            *([duration(latency)] if latency is not None else []),
+            *([exact_dollars(sample.cost, 6)] if sample.cost else []),
+            *([f"{sample.attempts} attempts"] if sample.attempts > 1 else []),
+            *([f"{sample.output_tokens:,} tokens"] if sample.output_tokens is not None else []),
+        ]
+        return {
+            "name": self.name(sample),
+            "place": self._asked.places.get(sample.key, ""),
+            "status": str(sample.status),
+            "code": sample.code or "",
+            "facts": facts,
+            "glimpse": "" if self._redact else one_line(text, 160) or (self.message(sample) or ""),
+            "message": self.message(sample),
+            "asked": self._asked.texts.get(sample.key),
+            "text": None if self._redact else text,
+            "cut": f"{left:,}" if (left := sample.characters_left_out) else "",
+        }
+
+
+def _errors(
+    summary: RunSummary, findings: Findings, rows: _Rows, asked: Asked
+) -> Mapping[str, Any]:
+    lines = []
+    for code, n in summary.codes.most_common(MOST_CODES):
+        way_out = remedy(code, summary.origin)
+        sample = findings.examples.get(code)
+        place, message = asked.unsendable.get(code, ("", None))
+        if sample is not None:
+            place, message = rows.name(sample), rows.message(sample)
+        lines.append(
+            {
+                "code": one_line(code, 60),
+                "rows": f"{n:,}",
+                "share": f"{100 * n / (summary.rows or 1):.2f}",
+                "example": message,
+                "place": place,
+                "words": way_out.words,
+                "command": one_line(way_out.command, 300),
+            }
+        )
+    return {"lines": lines, "more": max(0, len(summary.codes) - MOST_CODES)}
+
+
+def _groups(findings: Findings, rows: _Rows) -> list[Mapping[str, Any]]:
+    groups = (
+        ("Slowest", "the last call of each", findings.slowest.samples(), "No call was timed."),
+        (
+            "Most expensive",
+            "all calls of the row",
+            findings.costliest.samples(),
+            "No call has a price.",
+        ),
+        (
+            "Empty",
+            "answered without a word",
+            findings.empty.samples(),
+            "No answer came back empty.",
+        ),
+        (
+            "Random",
+            "the same ones each time the report is written",
+            findings.random.samples(),
+            "No row is answered yet.",
+        ),
+    )
+    return [
+        {"title": title, "note": note, "rows": [rows.view(one) for one in samples], "none": none}
+        for title, note, samples, none in groups
+    ]

@@ -1,0 +1,84 @@
+"""What to do about rows without a full answer: for each error code a sentence and a command."""
+
+import shlex
+from dataclasses import dataclass
+
+from batch_runner.plan import TRANSIENT
+from batch_runner.records import ErrorCode, other
+
+
+COMMAND_LINE = "command line"
+"""`JobSpec.origin` of a job made of flags alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """The way out for the rows with one error code."""
+
+    words: str
+    command: str
+
+
+def command(verb: str, origin: str, *options: str) -> str:
+    """What to type; without a job file, the flags of the run have to be typed again."""
+    words = ["batch-runner", verb]
+    if origin == COMMAND_LINE:
+        return " ".join([*words, "<the same flags>", *map(shlex.quote, options)])
+    return " ".join([*words, shlex.quote(origin), *map(shlex.quote, options)])
+
+
+def remedy(code: str, origin: str) -> Remedy:
+    words, verb, options = _REMEDIES.get(code) or _unnamed(code)
+    return Remedy(words=words, command=command(verb, origin, *options))
+
+
+def _unnamed(code: str) -> tuple[str, str, tuple[str, ...]]:
+    if code in TRANSIENT:
+        return "may pass by itself; a later run sends these rows again", "run", ()
+    return "see the message; then ask again for these rows only", "retry", ("--only", code)
+
+
+_AGAIN = "a later run sends these rows again"
+_INCLUDE = ("--include", "incomplete")
+_REMEDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    ErrorCode.RATE_LIMITED: (_AGAIN, "run", ()),
+    ErrorCode.TIMEOUT: (
+        f"{_AGAIN}; give each call more time",
+        "run",
+        ("--set", "endpoint.timeout=20m"),
+    ),
+    ErrorCode.CONNECTION: (f"{_AGAIN}, once the endpoint can be reached", "run", ()),
+    ErrorCode.SERVER_ERROR: (_AGAIN, "run", ()),
+    ErrorCode.BAD_REPLY: (_AGAIN, "run", ()),
+    ErrorCode.AUTH: (f"set a valid key; {_AGAIN}", "run", ()),
+    ErrorCode.QUOTA: (f"top the account up; {_AGAIN}", "run", ()),
+    ErrorCode.NOT_FOUND: ("look at model and base URL; one real call shows", "check", ("--probe",)),
+    ErrorCode.BAD_REQUEST: (
+        "the endpoint does not accept the request; one real call shows",
+        "check",
+        ("--probe",),
+    ),
+    ErrorCode.BAD_INPUT: ("mend these cells of the input; changed rows are sent", "run", ()),
+    ErrorCode.MISSING_VALUE: (
+        "fill the cells, or leave such rows out",
+        "run",
+        ("--set", "prompt.missing=skip"),
+    ),
+    ErrorCode.MAX_OUTPUT_TOKENS: (
+        "cut off at the cap; ask once more with a larger one",
+        "retry",
+        (*_INCLUDE, "--set", "retry.on_incomplete=retry"),
+    ),
+    ErrorCode.CONTENT_FILTER: ("stopped by the provider's filter; ask again", "retry", _INCLUDE),
+    ErrorCode.JSON_INVALID: (
+        "the answer does not fit the schema; ask again",
+        "retry",
+        ("--only", ErrorCode.JSON_INVALID),
+    ),
+    ErrorCode.EMPTY_OUTPUT: (
+        "the model said nothing; ask again",
+        "retry",
+        ("--only", ErrorCode.EMPTY_OUTPUT),
+    ),
+    other("refusal"): ("the model declined; ask again", "retry", ("--include", "refused")),
+}

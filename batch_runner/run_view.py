@@ -1,0 +1,118 @@
+"""What a report says of how a job was run: settings, prompt, limits, and the runs one by one."""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from batch_runner import __version__
+from batch_runner.findings import Findings, RunCourse
+from batch_runner.money_view import exact_dollars
+from batch_runner.printable import one_line, printable, shortened
+from batch_runner.progress import duration
+from batch_runner.summary import RunSummary
+from batch_runner.work import Work
+
+
+MOST_LIMIT_CHANGES = 40
+LONGEST_PROMPT = 2000
+LONGEST_SETTING = 300
+
+
+def limit_view(summary: RunSummary) -> Mapping[str, Any]:
+    changes = summary.limit_changes
+    return {
+        "lines": [
+            (
+                f"{datetime.fromtimestamp(change['at'], UTC):%H:%M:%S}",
+                f"{change['was']} → {change['now']}",
+                f"{change['rate']:.3g} a second" if change["rate"] else "as they come",
+                one_line(change["why"], 120),
+            )
+            for change in changes[-MOST_LIMIT_CHANGES:]
+        ],
+        "more": max(0, len(changes) - MOST_LIMIT_CHANGES),
+    }
+
+
+def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tuple[str, str]]:
+    job = work.job
+    limits, retry = job.limits, job.retry
+    parameters = {name: value for name, value in job.request.items() if name != "model"}
+    match = work.prices.resolve(job.model, at=None)
+    answered_by = ", ".join(
+        f"{one_line(name, 60)} ({n:,})" for name, n in findings.models.most_common(6)
+    )
+    bounds = limits.concurrency
+    concurrency = (
+        f"{bounds.minimum} to {bounds.maximum}, adaptive"
+        if bounds.adaptive
+        else f"{bounds.maximum}"
+    )
+    named = {
+        "rpm": limits.rpm,
+        "tpm": limits.tpm,
+        "max_cost": limits.max_cost and f"${limits.max_cost}",
+        "deadline": limits.deadline and duration(limits.deadline),
+    }
+    retries = (
+        f"{retry.attempts} attempts, {retry.maybe_billed_attempts} after failures that may be billed, "
+        f"{duration(retry.rate_limit_patience)} of patience with rate limits"
+    )
+    caps = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+    values: Iterable[tuple[str, str | None]] = (
+        ("Job", job.origin),
+        ("Input", ", ".join(job.input.path)),
+        ("Key column", "/".join(job.input.key) or None),
+        ("Output", summary.output or f"{job.output_path} (not written yet)"),
+        ("Model asked for", job.model),
+        ("Model that answered", answered_by or None),
+        (
+            "Parameters",
+            json.dumps(parameters, ensure_ascii=False, default=str) if parameters else None,
+        ),
+        ("Endpoint", job.endpoint.base_url),
+        ("Concurrency", concurrency),
+        ("Limits", caps or None),
+        ("Retries", retries),
+        ("Time for one call", duration(job.endpoint.timeout)),
+        ("Prices", match.describe() if match is not None else "no price is known for this model"),
+        ("batch_runner", f"{__version__}, Python {platform.python_version()}, {platform.system()}"),
+    )
+    return [(name, one_line(value, LONGEST_SETTING)) for name, value in values if value]
+
+
+def prompt_view(work: Work) -> list[tuple[str, str]]:
+    prompt = work.job.prompt
+    parts = {
+        "instructions": prompt.instructions,
+        "input": prompt.input,
+        "messages": prompt.messages and json.dumps(prompt.messages, ensure_ascii=False, indent=1),
+        "body": prompt.body and f"the column {prompt.body}",
+    }
+    return [
+        (name, printable(shortened(text, LONGEST_PROMPT))) for name, text in parts.items() if text
+    ]
+
+
+def run_view(course: RunCourse) -> Mapping[str, str]:
+    run = course.run
+    bill = course.bill
+    return {
+        "started": moment(course.started_at),
+        "took": duration(course.seconds) if course.rows else "",
+        "rows": f"{course.rows:,}",
+        "failed": f"{course.failed:,}",
+        "cost": exact_dollars(bill.listed, 4) if course.rows else "",
+        "model": one_line(str(run.settings.get("model", "")), 60) if run else "",
+        "ended": "in order" if run is not None and run.ended_cleanly else "killed",
+        "version": run.tool_version if run is not None else "",
+        "id": run.run_id if run is not None else "unknown",
+    }
+
+
+def moment(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

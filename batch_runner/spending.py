@@ -1,0 +1,149 @@
+"""What a run spends while it lasts: rows are admitted, repeats allowed, surprises told once."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import anyio
+
+from batch_runner.bill import Bill, Biller, is_priced
+from batch_runner.budget import Budget
+from batch_runner.errors import RunStoppedError, UsageError
+from batch_runner.expectation import Expectation
+from batch_runner.progress import dollars
+from batch_runner.records import Request
+from batch_runner.tally import Tally
+
+
+_POLL_SECONDS = 0.02
+_CHECK_EVERY_ROWS = 20
+_NEARLY = Decimal("0.8")
+
+
+@dataclass(kw_only=True)
+class Spending:
+    """The money of one run. `stop` is told when the budget is used up."""
+
+    biller: Biller
+    tally: Tally
+    rows: int
+    """To be sent by this run."""
+    budget: Budget | None
+    expectation: Expectation | None
+    stop: Callable[[RunStoppedError], None]
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("batch_runner"))
+    _told_nearly: bool = False
+    _told_astray: bool = False
+
+    async def admit(self, request: Request) -> bool:
+        """Money is set aside for the row; False when there is none left, and the run is told."""
+        if self.budget is None:
+            return True
+        ceiling = self._ceiling(request)
+        while not self.budget.fits(ceiling):
+            if not self.budget.in_flight:
+                self._stop(self.budget, ceiling)
+                return False
+            await anyio.sleep(_POLL_SECONDS)
+        self.budget.reserve(request.key, ceiling)
+        return True
+
+    def allows(self, request: Request, maybe_billed: int) -> bool:
+        """Whether the row's next attempt may be sent, after so many that may have cost money."""
+        if self.budget is None:
+            return True
+        ceiling = self._ceiling(request)
+        if self.budget.allows(request.key, ceiling, maybe_billed=maybe_billed):
+            return True
+        self._stop(self.budget, ceiling)
+        return False
+
+    def given_up(self, request: Request) -> None:
+        """The row ended without a trace."""
+        if self.budget is not None:
+            self.budget.release(request.key)
+
+    def settle(self, key: bytes, bill: Bill) -> None:
+        """The row has cost what its bill says, and is in the tally."""
+        if self.budget is not None:
+            cost = bill.answers + bill.failures + bill.perhaps_more + bill.unknown_at_most
+            self.budget.settle(key, cost, unbounded=bill.unbounded)
+            self._warn_of_budget(self.budget)
+        if self.tally.finished % _CHECK_EVERY_ROWS == 0:
+            self._warn_of_estimate()
+
+    def _ceiling(self, request: Request) -> Decimal | None:
+        return self.biller.ceiling(
+            request.model, request.input_bound_bytes, request.max_output_tokens, at=time.time()
+        )
+
+    def _stop(self, budget: Budget, ceiling: Decimal | None) -> None:
+        self.stop(
+            RunStoppedError(
+                f"max_cost {dollars(budget.limit)} is used up: this run has spent "
+                f"{dollars(budget.spent)}, and the next call may cost {dollars(budget.guess(ceiling))}",
+                hint="run again with a higher --max-cost to go on; each run counts its own spending",
+            )
+        )
+
+    def _warn_of_budget(self, budget: Budget) -> None:
+        if self._told_nearly or budget.spent < _NEARLY * budget.limit:
+            return
+        self._told_nearly = True
+        self.log.warning(
+            "%s of max_cost %s is spent, after %s of %s rows",
+            dollars(budget.spent), dollars(budget.limit), f"{self.tally.finished:,}", f"{self.rows:,}",
+            extra={"event": "budget_nearly_spent"},
+        )  # fmt: skip
+
+    def _warn_of_estimate(self) -> None:
+        expected, spent, done = self.expectation, self.tally.bill.listed, self.tally.finished
+        if (
+            expected is None
+            or spent is None
+            or self._told_astray
+            or not expected.strays(spent, done)
+        ):
+            return
+        self._told_astray = True
+        self.log.warning(
+            "rows cost %s each so far, outside the estimate's likely range of %s to %s: "
+            "at this rate this run costs %s instead of %s",
+            dollars(spent / done), dollars(expected.low), dollars(expected.high),
+            dollars(spent / done * self.rows), dollars(expected.expected * self.rows),
+            extra={"event": "outside_estimate"},
+        )  # fmt: skip
+
+
+def check_prices(requests: Iterable[Request], biller: Biller, *, origin: str) -> bool:
+    """Whether something bounds the cost of each call. Raises UsageError for a model without a price."""
+    is_bounded = True
+    for request in requests:
+        if not is_priced(biller.prices, request.model):
+            raise UsageError(
+                f"{origin}: limits.max_cost: no price is known for {request.model!r}, so the "
+                "limit could not be kept",
+                hint=f'add [prices."{request.model}"] with input and output, or drop max_cost',
+            )
+        ceiling = biller.ceiling(
+            request.model, request.input_bound_bytes, request.max_output_tokens
+        )
+        is_bounded &= ceiling is not None
+    return is_bounded
+
+
+def budget_in_words(limit: Decimal, *, is_bounded: bool) -> str:
+    """How far a run may pass its limit, for the line at its start."""
+    words = f"max_cost {dollars(limit)}, counted for this run alone: "
+    if is_bounded:
+        return words + (
+            "a call, and a repeat of one, begins only while the most it can cost still fits; "
+            "may be passed by at most $0.00"
+        )
+    return words + (
+        "nothing bounds what one call may cost (no max_output_tokens, or images, files, hosted tools), "
+        "so for each in flight the dearest so far is set aside; "
+        "may be passed by what those in flight cost beyond that"
+    )

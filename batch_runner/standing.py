@@ -1,0 +1,85 @@
+"""How a job stands at any time, by its input and its journal: a summary without a run."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from batch_runner.bill import source_of
+from batch_runner.findings import Findings
+from batch_runner.journal import RunDirectory, is_locked
+from batch_runner.plan import UNSENDABLE
+from batch_runner.records import Failure, RowStatus
+from batch_runner.remedy import command
+from batch_runner.summary import RunSummary
+from batch_runner.work import Work
+
+
+def standing(work: Work, findings: Findings) -> RunSummary:
+    """The summary that a run would give if it ended now without a call; times are those of all runs."""
+    courses = findings.courses
+    started = courses[0].started_at
+    summary = RunSummary(
+        job=work.job.name,
+        origin=work.job.origin,
+        run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
+        started_at=work.started_at if started is None else started,
+        elapsed_seconds=sum(course.seconds for course in courses),
+        rows=work.plan.rows,
+        sent=sum(course.rows for course in courses),
+        duplicates=work.plan.duplicates,
+        bad_records=work.plan.bad_count,
+        bad_places=[record.place for record in work.plan.bad],
+        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        bill=findings.bill,
+        run_bill=findings.bill,
+        price_source=source_of(work.prices, {work.job.model: 1}),
+        latency_quantiles=findings.latencies.quantiles(),
+        warnings=list(work.warnings),
+    )
+    _count_rows(summary, work)
+    if is_locked(RunDirectory(work.job.run_path)):
+        summary.warnings.append(
+            "a run is going on: its calls in flight count as billing unknown until they end"
+        )
+    if work.job.output_path.exists():
+        summary.output = str(work.job.output_path)
+    _add_what_the_run_told(summary, work)
+    return summary
+
+
+def _count_rows(summary: RunSummary, work: Work) -> None:
+    summary.statuses.update(work.plan.unsendable)
+    for number in work.plan.entries:
+        if number == UNSENDABLE:
+            continue
+        entry = work.replay.index.entry(number)
+        summary.statuses[entry.status if entry else RowStatus.PENDING] += 1
+        if entry is not None and entry.code:
+            summary.codes[entry.code] += 1
+    if work.plan.unsendable:
+        _count_unsendable(summary, work)
+
+
+def _count_unsendable(summary: RunSummary, work: Work) -> None:
+    """Why there is no request is not remembered: the rows are built once more."""
+    for row in work.table.rows(columns=work.builder.columns, on_bad=lambda _: None):
+        if row.index < work.plan.rows and not work.plan.has_request(row.index):
+            built = work.builder.build(row)
+            if isinstance(built, Failure):
+                summary.codes[str(built.code)] += 1
+
+
+def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
+    """What only the meta file of the last run knows, if it is of the last run indeed."""
+    try:
+        meta: Any = json.loads(work.job.meta_path.read_bytes())
+    except (OSError, ValueError):
+        return
+    if not isinstance(meta, Mapping) or meta.get("run_id") != summary.run_id:
+        return
+    summary.stop_reason = meta.get("stop_reason")
+    if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:
+        summary.hint = f"run again to go on: {command('run', summary.origin)}"
+    summary.report = meta.get("report")
+    summary.limit_changes = meta.get("limit_changes") or []
+    summary.rate_limited_calls = meta.get("rate_limited_calls")

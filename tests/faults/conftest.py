@@ -1,0 +1,249 @@
+"""The ground on which faults are planted: a job in a folder, a server with a ledger, a table of figures.
+
+`make test-faults` ends with the table: test, figure demanded, figure measured. The numbers are those
+of the list of reliability tests in the project's notes; a test that cannot run here says so in it.
+"""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_runner.faultserver import FaultServer, body_key, expected_text, running
+from batch_runner.jobfile import Overrides, load_job
+from batch_runner.journal import RunDirectory, replay
+from batch_runner.prompt import PromptBuilder
+from batch_runner.records import Request
+from batch_runner.tables import open_table
+
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+FIGURES = pytest.StashKey[list[tuple[float, str, str, str]]]()
+
+JOB = """
+[input]
+path = "in.csv"
+[prompt]
+input = "Say: {{{{ body }}}}"
+[request]
+model = "m1"
+max_output_tokens = 64
+[endpoint]
+base_url = "{url}"
+{endpoint}
+[limits]
+concurrency = {concurrency}
+[retry]
+max_wait = "0.05s"
+[output]
+path = "out.csv"
+[prices."m1"]
+input = 1.0
+output = 2.0
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = sorted(config.stash[FIGURES])
+    if not rows:
+        return
+    terminalreporter.section("faults: figures")
+    wide = [max(len(row[column]) for row in rows) for column in (1, 2)]
+    terminalreporter.write_line(f"{'#':>3}  {'test':{wide[0]}}  {'demanded':{wide[1]}}  measured")
+    for number, name, demanded, measured in rows:
+        terminalreporter.write_line(
+            f"{number:>3g}  {name:{wide[0]}}  {demanded:{wide[1]}}  {measured}"
+        )
+
+
+RecordFigure = Callable[[float, str, str, object], None]
+
+
+@pytest.fixture
+def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
+    """Enters a line of the table at the end of the run."""
+
+    def record(number: float, name: str, demanded: str, measured: object) -> None:
+        request.config.stash[FIGURES].append((number, name, demanded, str(measured)))
+
+    return record
+
+
+@pytest.fixture
+def needs(record_figure: RecordFigure) -> Callable[..., None]:
+    """Skips, and says so in the table, where root or a tool is missing."""
+
+    def require(number: float, name: str, *tools: str, root: bool = False) -> None:
+        missing = [tool for tool in tools if shutil.which(tool) is None]
+        if root and os.geteuid() != 0:
+            missing.append("root")
+        if missing:
+            reason = f"skipped: needs {', '.join(missing)}"
+            record_figure(number, name, "-", reason)
+            pytest.skip(reason)
+
+    return require
+
+
+@dataclass
+class Ground:
+    """One job in one folder, its processes, and what the server and the journal know of it."""
+
+    folder: Path
+    server: FaultServer
+    bodies: list[str] = field(default_factory=list)
+    children: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def job_path(self) -> Path:
+        return self.folder / "job.toml"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out.csv"
+
+    @property
+    def run_directory(self) -> RunDirectory:
+        return RunDirectory(self.folder / "out.csv.run")
+
+    def write_job(
+        self, *, url: str | None = None, concurrency: int = 200, endpoint: str = ""
+    ) -> None:
+        url = url or self.server.url
+        text = JOB.format(url=url, concurrency=concurrency, endpoint=endpoint)
+        self.job_path.write_text(text)
+
+    def write_rows(self, count: int, *, padding: int = 0) -> None:
+        self.write_bodies([f"row {n} of many {'x' * padding}".strip() for n in range(count)])
+
+    def write_bodies(self, bodies: list[str]) -> None:
+        self.bodies = bodies
+        with (self.folder / "in.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "body"])
+            writer.writerows(enumerate(bodies))
+
+    def at(self, folder: Path, bodies: list[str]) -> "Ground":
+        """The same server for a job in another folder, which is there already."""
+        return Ground(folder, self.server, bodies=bodies)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "batch_runner", "run", "job.toml", "--progress", "off", *arguments]  # fmt: skip
+
+    def start(
+        self, *arguments: str, command: list[str] | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """A run in a process of its own; ended with the test at the latest."""
+        child = subprocess.Popen(
+            command or self.command(*arguments),
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.children.append(child)
+        return child
+
+    def run(
+        self,
+        *arguments: str,
+        command: list[str] | None = None,
+        timeout: float = 110,
+        **environment: str,
+    ) -> tuple[int, str]:
+        """Exit code and stderr of a run that ends by itself."""
+        child = self.start(*arguments, command=command, **environment)
+        _, said = child.communicate(timeout=timeout)
+        return child.returncode, said
+
+    def driver(self, name: str, *arguments: object) -> list[str]:
+        return [sys.executable, str(HERE / name), *map(str, arguments)]
+
+    def received_at_least(self, count: int, *, within: float = 60) -> None:
+        """The server has received so many calls since it started."""
+        deadline = time.monotonic() + within
+        while self.server.ledger.totals.received < count:
+            if time.monotonic() > deadline:
+                said = [child.stderr.read() for child in self.children if child.poll() is not None]
+                raise TimeoutError(f"{self.server.ledger.totals.received} calls of {count}: {said}")
+            time.sleep(0.005)
+
+    def kill(self, child: subprocess.Popen[str]) -> None:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        self.server.settle()
+
+    def requests(self) -> list[Request]:
+        job = load_job(self.job_path, Overrides())
+        table = open_table(job.input.path)
+        builder = PromptBuilder(job)
+        built = [builder.build(row) for row in table.rows(columns=builder.columns, on_bad=print)]
+        return [request for request in built if isinstance(request, Request)]
+
+    def ledger_keys(self) -> dict[bytes, str]:
+        """Journal key to ledger key; for rows that are all different."""
+        return {
+            request.key: body_key(request.body[:-1] + b',"stream":false}')
+            for request in self.requests()
+        }
+
+    def finished(self) -> set[bytes]:
+        """Journal keys of the rows that have an answer."""
+        with replay(self.run_directory) as found:
+            return {result.key for result in found.results() if result.ending.text}
+
+    def wrong_rows(self) -> int:
+        """Rows of the output without the one right answer; counts missing ones too."""
+        with self.output.open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        wrong = abs(len(rows) - len(self.bodies))
+        for n, (row, body) in enumerate(zip(rows, self.bodies, strict=False)):
+            text = expected_text({"model": "m1", "input": f"Say: {body}"})
+            right = row["id"] == str(n) and row["body"] == body and row["llm_output"] == text
+            wrong += not right
+        return wrong
+
+    def billed_again(self) -> int:
+        self.server.settle()
+        return self.server.ledger.billed_again()
+
+    def bill_holds(self) -> bool:
+        """The meta file's bounds enclose what the server billed."""
+        import json
+
+        meta = json.loads((self.folder / "out.csv.meta.json").read_text())
+        billed = float(self.server.ledger.totals.billed.dollars)
+        low, high = meta["cost_usd_at_least"], meta["cost_usd_at_most"]
+        return low <= billed + 1e-9 and billed - 1e-9 <= high
+
+    def close(self) -> None:
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            child.stderr.close()
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    with running(input_price="1", output_price="2") as server:
+        ground = Ground(tmp_path, server)
+        ground.write_job()
+        yield ground
+        ground.close()

@@ -1,0 +1,28 @@
+"""A batch-runner that stops for a signal at a stage: waits_at.py plan|export."""
+
+import sys
+import time
+
+from batch_runner import work
+from batch_runner.cli import main
+
+
+def wait(*_arguments, **_options):
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+
+if sys.argv[1] == "plan":
+    work.make_plan = wait
+else:
+    # In the middle of the file: half of it has been handed to the temporary one.
+    from batch_runner.export import _ending
+
+    def wait_at_the_seventh(job_work, row, exported):
+        if row.index == 7:
+            wait()
+        return _ending(job_work, row, exported)
+
+    sys.modules["batch_runner.export"]._ending = wait_at_the_seventh
+
+sys.exit(main(["run", "job.toml", "--progress", "off"]))

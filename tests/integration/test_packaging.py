@@ -1,0 +1,172 @@
+"""What people install: wheel and sdist, their metadata, and the image."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterator
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import batch_runner
+
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_python_that_is_named_may_install_it():
+    named = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert named == ["3.11", "3.12", "3.13", "3.14"]
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+def test_every_dependency_has_a_lower_bound_and_a_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    for requirement in PROJECT["dependencies"]:
+        assert ">=" in requirement, requirement
+        assert re.search(rf'"{re.escape(requirement)}",\s+# \S+', text), requirement
+
+
+def test_everything_that_is_imported_is_declared():
+    declared = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]}
+    extras = {
+        re.split(r"[>=\[]", name)[0].replace("-", "_")
+        for names in PROJECT["optional-dependencies"].values()
+        for name in names
+    }
+    provided = {"toktok_rs": "toktok"}
+    known = declared | {provided.get(name, name) for name in extras}
+    known |= {"batch_runner", "_typeshed"}  # the second: type checkers bring it
+    for file in (ROOT / "batch_runner").rglob("*.py"):
+        for module in _imported(file):
+            assert module in known | sys.stdlib_module_names, (file.name, module)
+
+
+def test_the_constraints_hold_what_is_declared():
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    for requirement in PROJECT["dependencies"]:
+        assert re.split(r"[>=\[]", requirement)[0] in pinned, requirement
+
+
+def test_the_image_runs_as_nobody_special_and_keeps_the_run_folder():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    steps = [line for line in lines if re.match(r"[A-Z]+ ", line)]
+    last = steps[max(n for n, step in enumerate(steps) if step.startswith("FROM")) :]
+    assert all(step.split()[1] == "python:3.12-slim" for step in steps if step.startswith("FROM"))
+    assert any(re.fullmatch(r"USER (?!root)\w+", step) for step in last)
+    assert {"STOPSIGNAL SIGTERM", "VOLUME /data", 'ENTRYPOINT ["batch-runner"]'} <= set(last)
+    for step in steps:  # what is copied is there, and .dockerignore lets it through
+        if step.startswith("COPY") and "--from" not in step:
+            allowed = (ROOT / ".dockerignore").read_text().split()
+            for name in step.split()[1:-1]:
+                assert (ROOT / name).exists(), name
+                assert f"!{name}" in allowed, name
+
+
+def test_the_hooks_run_the_tools_of_the_project():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"entry: \.venv/bin/(\S+)", text) == ["ruff", "ruff", "mypy"]
+    assert "repo: local" in text
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A wheel and an sdist, and the wheel that the sdist gives."""
+    folder = tmp_path_factory.mktemp("dist")
+    script = (
+        "import sys, hatchling.build as b; print(b.build_sdist(sys.argv[1])); "
+        "print(b.build_wheel(sys.argv[1]))"
+    )
+    tools = _environment(folder / "tools")
+    _call(tools, "-m", "pip", "install", "--quiet", "hatchling>=1.25")
+    out = _call(tools, "-c", script, str(folder), cwd=ROOT)
+    sdist, wheel = (folder / name for name in out.split())
+    return folder, sdist, wheel
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(built):
+    _, _, wheel = built
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"batch_runner", f"batch_runner-{batch_runner.__version__}.dist-info"}
+    assert "batch_runner/py.typed" in names
+    assert not any("__pycache__" in name for name in names)
+    for file in (ROOT / "batch_runner").rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            assert str(file.relative_to(ROOT)) in names
+    (metadata,) = [name for name in names if name.endswith("/METADATA")]
+    told = HeaderParser().parsestr(zipfile.ZipFile(wheel).read(metadata).decode())
+    assert told["Version"] == batch_runner.__version__
+    assert told["Requires-Python"] == ">=3.11"
+    assert told["License-Expression"] == "Apache-2.0"
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_what_its_tests_need(built):
+    _, sdist, _ = built
+    with tarfile.open(sdist) as file:
+        names = {name.split("/", 1)[1] for name in file.getnames() if "/" in name}
+    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt"} <= names
+    assert {"jobs/nightly.toml", "sample_data/articles.csv", "tests/conftest.py"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_installed_afresh_it_runs_from_both(built, tmp_path, fault_server):
+    folder, sdist, wheel = built
+    for source in (wheel, sdist):
+        home = _environment(folder / source.suffix.removeprefix("."))
+        constraints = str(ROOT / "constraints.txt")
+        _call(home, "-m", "pip", "install", "--quiet", "--constraint", constraints, str(source))
+        (tmp_path / "in.csv").write_text("id,body\n1,one\n2,two\n")
+        program = home.parent / "batch-runner"
+        output = tmp_path / f"{source.suffix}.csv"
+        ran = subprocess.run(
+            [program, "run", "-i", "in.csv", "-o", output, "-m", "m1", "-p", "Sum: {{ body }}",
+             "--base-url", fault_server.url],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=_clean(),
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert output.read_text().count(",ok,") == 2
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        assert version.stdout.strip() == f"batch-runner {batch_runner.__version__}"
+        _call(home, "-m", "pip", "check")
+
+
+def _imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+def _environment(folder: Path) -> Path:
+    """The Python of a new virtual environment."""
+    venv.create(folder, with_pip=True)
+    return folder / "bin" / "python"
+
+
+def _clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def _call(python: Path, *arguments: str, cwd: Path | None = None) -> str:
+    ran = subprocess.run(
+        [python, *arguments], cwd=cwd or python.parent, capture_output=True, text=True,
+        check=False, env=_clean(),
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout

@@ -1,0 +1,172 @@
+"""A run as a person sees it: on a real (pseudo) terminal, with keys pressed."""
+
+import fcntl
+import os
+import re
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, '-m', 'batch_runner', *sys.argv[1:]])"
+)
+
+
+class Screen:
+    """A process on a terminal of its own."""
+
+    def __init__(self, cli, *arguments: str, columns: int = 100) -> None:
+        self.master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _TAKE_TERMINAL, *arguments],
+            cwd=cli.folder, env={**cli.environment, "TERM": "xterm-256color"},
+            stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
+        os.close(slave)
+        self.text = ""
+
+    def press(self, key: str) -> None:
+        os.write(self.master, key.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text
+            self._read(0.05)
+
+    def wait(self, seconds: float = 30) -> int:
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read(0.05)
+        while self._read(0):
+            pass
+        return self.process.wait(1)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self.master], [], [], seconds)[0]:
+            return False
+        try:
+            piece = os.read(self.master, 1 << 16)
+        except OSError:  # Linux says EIO once the other side is closed
+            return False
+        self.text += piece.decode(errors="replace")
+        return bool(piece)
+
+
+@pytest.fixture
+def on_screen(run_cli, fault_server):
+    """Starts a run of 40 rows on a terminal, eight at a time, a quarter of a second each."""
+    rows = "".join(f"{n},text {n}\n" for n in range(40))
+    (run_cli.folder / "in.csv").write_text("id,body\n" + rows)
+    fault_server.change(latency_seconds=0.25)
+    opened = []
+
+    def on_screen(*more, **options):
+        screen = Screen(
+            run_cli, "run", "-i", "in.csv", "-o", "out.csv", "-m", "gpt-5-mini", "-p",
+            "Sum: {{ body }}", "--base-url", fault_server.url, "-c", "8", *more, **options,
+        )  # fmt: skip
+        opened.append(screen)
+        return screen
+
+    yield on_screen
+    for screen in opened:
+        screen.close()
+
+
+def calls(server) -> int:
+    server.settle()
+    return len(server.ledger.rows())
+
+
+def test_one_line_moves_and_makes_way_for_the_summary(on_screen):
+    screen = on_screen()
+    assert screen.wait() == 0
+    frames = [frame for frame in screen.text.split("\r") if "in flight" in frame]
+    assert len(frames) >= 2
+    middle = frames[-2]
+    for word in ("/40 [", " left, ", "row/s", "$", "in flight", "tok/s"):
+        assert word in middle, middle
+    assert max(len(frame.rstrip()) for frame in frames) <= 100
+    end = screen.text[screen.text.rindex("in flight") :]
+    assert "40 rows: 40 ok" in end
+    assert not re.search(r"\x1b\[[\d;]*m", screen.text)  # no colours: plain everywhere
+
+
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(on_screen, fault_server):
+    screen = on_screen()
+    screen.wait_for(r"\d/40 \[.*in flight")
+    screen.press("\x03")
+    assert screen.wait() == 130
+    assert "finishing" in screen.text
+    assert "once more to break them off" in screen.text
+    assert "run again to go on" in screen.text
+    assert "Traceback" not in screen.text
+    sent = calls(fault_server)
+    assert sent < 40
+    fault_server.change(latency_seconds=0.0)
+    again = on_screen()
+    assert again.wait() == 0
+    assert calls(fault_server) == 40  # what was in flight was finished, and not sent again
+
+
+def test_ctrl_c_twice_breaks_calls_off_and_counts_them(on_screen, fault_server):
+    fault_server.change(latency_seconds=20)
+    screen = on_screen()
+    screen.wait_for("8 in flight")
+    screen.press("\x03")
+    screen.wait_for("once more")
+    screen.press("\x03")
+    began = time.monotonic()
+    assert screen.wait() == 130
+    assert time.monotonic() - began < 10
+    assert "8 attempts of unknown billing" in screen.text
+
+
+def test_a_narrow_terminal_gets_a_short_line(on_screen):
+    screen = on_screen("-n", "16", columns=40)
+    assert screen.wait() == 0
+    frames = [frame.split("\n")[0].rstrip() for frame in screen.text.split("\r") if "/40" in frame]
+    assert frames
+    assert max(map(len, frames)) <= 40
+
+
+def test_progress_off_and_quiet_show_no_line(on_screen):
+    for flag in ("--progress=off", "-q"):
+        screen = on_screen("-n", "1", flag)
+        assert screen.wait() == 0
+        assert "in flight" not in screen.text
+        assert flag == "--progress=off" or screen.text == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_made_from_the_command_line(main_cli, shell):
+    pytest.importorskip("shtab")
+    ran = main_cli("--print-completion", shell)
+    assert (ran.code, ran.err) == (0, "")
+    assert "batch-runner" in ran.out
+    assert "max-cost" in ran.out
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n"], input=ran.out, text=True, check=True)
+
+
+def test_completion_without_shtab_says_what_to_install(main_cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    ran = main_cli("--print-completion", "bash")
+    assert ran.code == 2
+    assert "pip install shtab" in ran.err

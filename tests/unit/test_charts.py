@@ -1,0 +1,58 @@
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from batch_runner.charts import (
+    Layer,
+    TimeAxis,
+    area_over_time,
+    ceiling,
+    columns_over_time,
+    latency_columns,
+)
+from batch_runner.tally import LatencyHistogram
+from batch_runner.timeline import Timeline
+
+
+def timeline(rows=50):
+    line = Timeline()
+    for row in range(rows):
+        line.add(1.7e9 + row / 10, 1.7e9 + row / 10 + 0.5, failed=row % 7 == 0, repeats=0)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("value", "top"), [(0, 1), (0.3, 0.5), (1, 1), (1.01, 2), (48, 50), (51, 100), (2000, 2000)]
+)
+def test_an_axis_ends_at_a_round_number(value, top):
+    assert ceiling(value) == pytest.approx(top)
+
+
+@pytest.mark.parametrize("rows", [1, 50, 5000])
+def test_charts_are_well_formed_and_bounded(rows):
+    axis = TimeAxis(timeline(rows))
+    values = [one.answered for one in axis.bins]
+    words = ["<script>" for _ in values]
+    for chart in (
+        columns_over_time(axis, [Layer("good", values), Layer("bad", values)], words),
+        area_over_time(axis, values, [(1.7e9 + 0.2, 3), (1.7e9 + 0.4, 5)], words),
+    ):
+        ET.fromstring(chart.svg)
+        assert len(chart.svg) < 60_000
+        assert all(0 <= tick.at <= 100 for tick in [*chart.below, *chart.beside])
+        assert "<script>" not in chart.svg
+
+
+def test_quantiles_stand_inside_the_latency_chart():
+    histogram = LatencyHistogram()
+    for seconds in (0.002, 0.4, 0.5, 0.6, 90.0):
+        histogram.add(seconds)
+    chart = latency_columns(histogram, [0.5])
+    ET.fromstring(chart.svg)
+    assert chart.svg.count('class="mark"') == 1
+    assert [tick.words for tick in chart.below][-1] == "50s"
+
+
+def test_no_calls_make_an_empty_chart():
+    ET.fromstring(latency_columns(LatencyHistogram(), []).svg)
+    assert TimeAxis(Timeline()).ticks() == []

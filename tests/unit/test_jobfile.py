@@ -1,0 +1,295 @@
+"""Job files: what is laid over what, which folder a path means, and which key goes where."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from batch_runner.errors import JobError, UsageError
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, api_key, load_job
+
+
+JOBS = Path(__file__).parents[2] / "jobs"
+TEXT = """
+[input]
+path = "in.csv"
+[prompt]
+input = "{{ body }}"
+[request]
+model = "from-file"
+[output]
+path = "out.csv"
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """A job file in `jobs/` of an empty folder, which is not the current one."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def load(text=TEXT, *, settings=(), environment=None, **flags):
+        file = tmp_path / "jobs" / "a.toml"
+        file.write_text(text)
+        overrides = Overrides(
+            flags={k.replace("__", "."): v for k, v in flags.items()}, settings=settings
+        )
+        return load_job(file, overrides, environment=environment or {})
+
+    load.folder = tmp_path
+    return load
+
+
+@pytest.mark.parametrize("file", sorted(JOBS.glob("*.toml")), ids=lambda file: file.name)
+def test_every_ready_made_job_loads(file):
+    job = load_job(file, environment={})
+    assert job.name
+    assert job.input.path
+
+
+def test_there_are_the_ready_made_jobs_that_are_promised():
+    assert {
+        "demo.toml", "summarize_articles.toml", "classify_tickets.toml", "score_reviews.toml",
+        "ccapi.toml", "nightly.toml",
+    } <= {file.name for file in JOBS.glob("*.toml")}  # fmt: skip
+    gateway = load_job(JOBS / "ccapi.toml", environment={})
+    assert gateway.endpoint.base_url == "https://api.ccapi.ai/v1"
+    assert gateway.endpoint.api_key_env == "CCAPI_API_KEY"
+
+
+# What is laid over what
+
+
+def test_a_flag_beats_set_beats_the_environment_beats_the_file_beats_the_default(load):
+    environment = {"BATCH_RUNNER_MODEL": "from-env", "BATCH_RUNNER_RPM": "20"}
+    settings = ["request.model=from-set"]
+
+    assert load().model == "from-file"
+    assert load(environment=environment).model == "from-env"
+    assert load(environment=environment, settings=settings).model == "from-set"
+    assert (
+        load(environment=environment, settings=settings, request__model="from-flag").model
+        == "from-flag"
+    )
+    assert load().limits.rpm is None
+    assert load(TEXT + "[limits]\nrpm = 10\n").limits.rpm == 10
+    assert load(TEXT + "[limits]\nrpm = 10\n", environment=environment).limits.rpm == 20
+    assert load(environment=environment, limits__rpm="30").limits.rpm == 30
+
+
+def test_every_job_flag_has_its_environment_variable(load):
+    values = {
+        "input": "e.csv", "output": "o.csv", "model": "e", "prompt": "E {{ x }}",
+        "base_url": "http://127.0.0.1:1", "concurrency": "7", "rpm": "8", "tpm": "9",
+        "max_cost": "1.5", "max_errors": "4%", "deadline": "5m", "grace": "6s",
+    }  # fmt: skip
+    assert values.keys() == KEYS_OF_FLAGS.keys()
+    job = load(environment={f"BATCH_RUNNER_{name.upper()}": v for name, v in values.items()})
+    assert job.input.path == (str(load.folder / "here/e.csv"),)
+    assert job.output.path == str(load.folder / "here/o.csv")
+    assert (job.model, job.prompt.input) == ("e", "E {{ x }}")
+    assert job.endpoint.base_url == "http://127.0.0.1:1/v1"
+    assert (job.limits.concurrency.maximum, job.limits.rpm, job.limits.tpm) == (7, 8, 9)
+    assert (job.limits.max_cost, job.limits.max_errors.share) == (Decimal("1.5"), 0.04)
+    assert (job.limits.deadline, job.limits.grace) == (300, 6)
+
+
+def test_an_empty_variable_says_nothing(load):
+    assert load(environment={"BATCH_RUNNER_MODEL": ""}).model == "from-file"
+
+
+def test_flags_alone_describe_a_job(load):
+    flags = {
+        "input.path": ["in.csv"], "output.path": "folder/o.csv", "request.model": "m",
+        "prompt.input": "{{ x }}",
+    }  # fmt: skip
+    job = load_job(None, Overrides(flags=flags), environment={})
+    assert (job.name, job.origin) == ("o", "command line")
+
+
+def test_paths_mean_the_folder_of_whoever_wrote_them(load):
+    assert load().output.path == str(load.folder / "jobs/out.csv")
+    assert load(output__path="out.csv").output.path == str(load.folder / "here/out.csv")
+    assert load(input__path=["a.csv"]).input.path == (str(load.folder / "here/a.csv"),)
+    assert load(settings=["output.path=x.csv"]).output.path == str(load.folder / "jobs/x.csv")
+    assert load(output__path="~/out.csv").output.path == str(Path("~/out.csv").expanduser())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("request.x=text of words", "text of words"),
+        ('request.x="quoted = sign"', "quoted = sign"),
+        ("request.x=5", 5),
+        ("request.x=-0.5", -0.5),
+        ("request.x=true", True),
+        ("request.x=[1, 2]", [1, 2]),
+        ('request.x={ effort = "low" }', {"effort": "low"}),
+        ("request.x = spaced", "spaced"),
+        ("request.x=a=b", "a=b"),
+        ("request.x={{ body }}", "{{ body }}"),
+    ],
+)
+def test_set_takes_every_type_of_toml_and_bare_words_as_text(load, setting, value):
+    assert load(settings=[setting]).request["x"] == value
+
+
+def test_set_reaches_into_tables_and_quoted_names(load):
+    job = load(
+        settings=[
+            "request.reasoning.effort=low",
+            'prices."my.model".input=1',
+            'prices."my.model".output=2',
+        ]
+    )
+    assert job.request["reasoning"] == {"effort": "low"}
+    assert job.prices["my.model"].output == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rpm=5", "table.key=value"),
+        ("limits.rpm", "table.key=value"),
+        (".rpm=5", "table.key=value"),
+        ("limits.rmp=5", "limits.rmp: unknown key, did you mean 'rpm'"),
+        ("request.model.name=5", "is a value, not a table"),
+        ("limits.rpm=fast", "limits.rpm: 'fast' must be a number"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(load, setting, message):
+    with pytest.raises(UsageError) as caught:
+        load(settings=[setting])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "secret", ["sk-abcdefghijklmnop", "'sk-abcdefghijklmnop'", "f" * 20 + "0" * 20]
+)
+@pytest.mark.parametrize(
+    "key", ["endpoint.api_key", "endpoint.api_key_env", "request.metadata.k", "request.model"]
+)
+def test_a_key_typed_as_a_setting_is_refused_without_being_shown(load, key, secret):
+    with pytest.raises(UsageError) as caught:
+        load(settings=[f"{key}={secret}"])
+    assert secret.strip("'")[3:] not in str(caught.value) + caught.value.hint
+    assert "api_key_env" in str(caught.value) + caught.value.hint
+
+
+def test_a_prompt_flag_replaces_whatever_the_job_would_send(load):
+    text = TEXT.replace('input = "{{ body }}"', 'messages = [{ role = "user", content = "x" }]')
+    job = load(text, prompt__input="Other {{ body }}")
+    assert job.prompt.messages is None
+    assert job.prompt.input == "Other {{ body }}"
+
+
+# Files
+
+
+def test_a_prompt_and_a_schema_may_stand_in_files_of_their_own(load):
+    (load.folder / "jobs/p.txt").write_text("From a file: {{ body }}")
+    (load.folder / "jobs/s.json").write_text('{"type": "object"}')
+    text = TEXT.replace('input = "{{ body }}"', 'input_file = "p.txt"') + (
+        '[json]\nschema_file = "s.json"\n'
+    )
+    job = load(text)
+    assert job.prompt.input == "From a file: {{ body }}"
+    assert job.json.schema == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT + "[input", "a.toml: not TOML"),
+        (
+            TEXT + '[json]\nschema_file = "gone.json"',
+            "json.schema_file: .*gone.json.* No such file",
+        ),
+        (TEXT + '[json]\nschema_file = "bad.json"', "json.schema_file: 'bad.json' is not JSON"),
+        (TEXT.replace("input =", 'input_file = "x"\ninput ='), "both input and input_file"),
+        (TEXT.replace('input = "', 'input_file = "'), "prompt.input_file: .* cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_place(load, text, message):
+    (load.folder / "jobs/bad.json").write_text("{")
+    with pytest.raises(JobError, match=message):
+        load(text)
+
+
+def test_a_missing_job_file_is_named_with_one_that_is_there(load):
+    load()
+    with pytest.raises(JobError, match="no such job file") as caught:
+        load_job(load.folder / "jobs/b.toml")
+    assert "a.toml" in caught.value.hint
+    with pytest.raises(JobError, match="cannot be read"):
+        load_job(load.folder / "jobs")
+
+
+# Endpoint and key
+
+
+def keyed(load, *, url=None, variable=None, environment=None, settings=()):
+    """The key that goes to `url`."""
+    lines = [f'base_url = "{url}"'] if url else []
+    lines += [f'api_key_env = "{variable}"'] if variable else []
+    environment = environment or {}
+    job = load("\n".join([TEXT, "[endpoint]", *lines]), environment=environment, settings=settings)
+    return api_key(job, environment)
+
+
+KEY = {"OPENAI_API_KEY": "default-key", "OTHER_KEY": "other-key"}
+ELSEWHERE = "https://gateway.example/v1"
+HERE = "http://127.0.0.1:8080/v1"
+
+
+def test_the_default_key_goes_to_the_default_host(load):
+    assert keyed(load, environment=KEY) == "default-key"
+    assert keyed(load, url="https://api.openai.com", environment=KEY) == "default-key"
+
+
+def test_another_host_gets_a_key_only_if_the_job_names_its_variable(load):
+    with pytest.raises(UsageError, match="gateway.example") as caught:
+        keyed(load, url=ELSEWHERE, environment=KEY)
+    assert "api_key_env" in caught.value.hint
+    assert keyed(load, url=ELSEWHERE, variable="OTHER_KEY", environment=KEY) == "other-key"
+    with pytest.raises(UsageError, match="evil.example"):
+        keyed(load, settings=["endpoint.base_url=https://evil.example"], environment=KEY)
+
+
+def test_the_default_key_follows_the_url_that_its_owner_set_beside_it(load):
+    environment = {**KEY, "OPENAI_BASE_URL": "https://proxy.example"}
+    assert keyed(load, environment=environment) == "default-key"
+    assert keyed(load, url="https://proxy.example/v1", environment=environment) == "default-key"
+    with pytest.raises(UsageError, match="gateway.example"):
+        keyed(load, url=ELSEWHERE, environment=environment)
+
+
+def test_the_job_file_beats_the_url_of_the_environment(load):
+    environment = {"OPENAI_BASE_URL": "https://proxy.example"}
+    assert load(environment=environment).endpoint.base_url == "https://proxy.example/v1"
+    text = TEXT + f'[endpoint]\nbase_url = "{ELSEWHERE}"\n'
+    assert load(text, environment=environment).endpoint.base_url == ELSEWHERE
+
+
+def test_this_machine_needs_no_key_and_gets_none_that_is_not_meant_for_it(load):
+    assert keyed(load, url=HERE) is None
+    assert keyed(load, url=HERE, environment=KEY) is None
+    assert keyed(load, environment={"OPENAI_BASE_URL": HERE}) is None
+    assert keyed(load, environment={"OPENAI_BASE_URL": HERE, "OPENAI_API_KEY": ""}) is None
+    assert keyed(load, environment={"OPENAI_BASE_URL": HERE, **KEY}) == "default-key"
+
+
+@pytest.mark.parametrize("url", [HERE, ELSEWHERE, None])
+@pytest.mark.parametrize("environment", [{}, {"OTHER_KEY": ""}, {"OTHER_KEY": " \n"}])
+def test_a_named_key_must_be_there_wherever_it_goes(load, url, environment):
+    with pytest.raises(UsageError, match="OTHER_KEY is (not set|empty)"):
+        keyed(load, url=url, variable="OTHER_KEY", environment=environment)
+
+
+def test_a_key_is_stripped_and_one_that_cannot_be_sent_is_not_shown(load):
+    assert keyed(load, environment={"OPENAI_API_KEY": " sk-good\n"}) == "sk-good"
+    for bad in ("sk-secret one", "sk-secret\nx", "sk-secret\0", "sk-secreté"):
+        with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
+            keyed(load, environment={"OPENAI_API_KEY": bad})
+        assert "secret" not in str(caught.value) + caught.value.hint

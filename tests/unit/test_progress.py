@@ -1,0 +1,159 @@
+"""What a run shows while it lasts."""
+
+import io
+import json
+import logging
+import re
+import sys
+from dataclasses import replace
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+
+from batch_runner.progress import (
+    HEARTBEAT_SECONDS,
+    Bar,
+    Heartbeat,
+    ProgressStyle,
+    Silence,
+    Snapshot,
+    count,
+    display_for,
+    dollars,
+    duration,
+    heartbeat,
+)
+
+
+SNAPSHOT = Snapshot(
+    done=4120, total=20_000, ok=4101, failed=19, in_flight=16, oldest_seconds=34.2,
+    rows_per_second=41.0, tokens_per_second=18_234.0, cost=Decimal("1.12"), limit=24,
+)  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.84, "840ms"), (9.9, "9.9s"), (9.99, "10s"), (41, "41s"), (59.7, "1m 00s"), (761, "12m 41s"),
+     (3599.6, "1h 00m"), (11_100, "3h 05m")],
+)  # fmt: skip
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (812.4, "812"), (9990, "9,990"), (9999, "10k"), (18_234, "18.2k"), (999_999, "1M"),
+     (31_200_000, "31.2M"), (2.5e9, "2.5B")],
+)  # fmt: skip
+def test_counts_read_well(number, text):
+    assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(None, "unknown"), ("0", "$0.00"), ("8.434", "$8.43"), ("0.5", "$0.500"), ("0.0123", "$0.0123"),
+     ("0.00012345", "$0.000123"), ("1234.5", "$1,234.50")],
+)  # fmt: skip
+def test_dollars_keep_what_matters(amount, text):
+    assert dollars(None if amount is None else Decimal(amount)) == text
+
+
+def test_a_heartbeat_says_everything_on_one_line():
+    line = heartbeat(SNAPSHOT)
+    assert "\n" not in line
+    for words in ("4,120/20,000 21%", "ok 4,101", "failed 19", "in flight 16", "oldest 34s",
+                  "41.0 rows/s", "18.2k tok/s", "$1.12", "eta 6m 27s"):  # fmt: skip
+        assert words in line
+
+
+def test_what_is_unknown_is_not_zero():
+    line = heartbeat(replace(SNAPSHOT, cost=None, rows_per_second=0.0))
+    assert "unknown" in line
+    assert "$0" not in line
+    assert line.endswith("eta unknown")
+
+
+def test_a_heartbeat_comes_once_a_minute(caplog):
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    display = Heartbeat(logging.getLogger("test"), clock=clock)
+    for clock.now in (0.0, 30.0, HEARTBEAT_SECONDS, 61.0, 119.0, 120.5):
+        display.show(SNAPSHOT)
+    assert len(caplog.records) == 2
+    fields = caplog.records[0].fields
+    assert (fields["rows_done"], fields["rows"], fields["eta_seconds"]) == (4120, 20_000, 387)
+    assert json.loads(json.dumps(fields)) == fields
+
+
+def test_after_a_sleep_of_the_machine_heartbeats_do_not_pile_up(caplog):
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    display = Heartbeat(logging.getLogger("test"), clock=clock)
+    clock.now = 3600.0
+    for _ in range(5):
+        display.show(SNAPSHOT)
+    assert len(caplog.records) == 1
+
+
+def drawn(width):
+    terminal = Terminal()
+    bar = Bar(SNAPSHOT, stream=terminal)
+    bar._bar.dynamic_ncols = None
+    bar._bar.ncols = width
+    bar.show(replace(SNAPSHOT, done=5000))
+    return bar, terminal
+
+
+def test_the_bar_is_one_line_that_is_gone_at_the_end():
+    bar, terminal = drawn(120)
+    assert "\n" not in terminal.getvalue()
+    line = terminal.getvalue().split("\r")[-1]
+    for words in ("5000/20000", "16 in flight", "19 failed", "18.2k tok/s", "$1.12"):
+        assert words in line
+    bar.close(SNAPSHOT)
+    assert not terminal.getvalue().split("\r")[-1].strip()
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_bar_never_wraps(width):
+    bar, terminal = drawn(width)
+    assert all(len(frame.rstrip()) <= width for frame in terminal.getvalue().split("\r")[2:])
+    bar.close(SNAPSHOT)
+
+
+def test_the_bar_counts_back_when_rows_turn_out_to_be_fewer():
+    bar, terminal = drawn(100)
+    bar.show(replace(SNAPSHOT, done=4990))
+    assert re.search(r"4990/20000", terminal.getvalue())
+    bar.close(SNAPSHOT)
+
+
+def test_auto_is_a_bar_on_a_terminal_and_a_log_elsewhere(monkeypatch):
+    def choice(style, stream):
+        log = logging.getLogger("test")
+        display = display_for(style, SNAPSHOT, log=log, clock=Clock(), stream=stream)
+        display.close(SNAPSHOT)
+        return type(display)
+
+    assert choice(ProgressStyle.AUTO, Terminal()) is Bar
+    assert choice(ProgressStyle.AUTO, io.StringIO()) is Heartbeat
+    assert choice(ProgressStyle.OFF, Terminal()) is Silence
+    kernel = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setattr("tqdm.auto.tqdm", sys.modules["tqdm"].tqdm)
+    assert choice(ProgressStyle.AUTO, io.StringIO()) is Bar
+    kernel.get_ipython = lambda: None  # IPython is imported, and nobody runs in it
+    assert choice(ProgressStyle.AUTO, io.StringIO()) is Heartbeat

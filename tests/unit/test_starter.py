@@ -1,0 +1,139 @@
+"""`init`: the job file it writes must work where it is put, whatever the columns are called."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from batch_runner.check import check
+from batch_runner.errors import InputError
+from batch_runner.jobfile import load_job
+from batch_runner.starter import starter_job
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Writes a data file and its job file in `jobs/`, and gives the loaded job and the text."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+
+    def started(name, content, *, write=None):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(exist_ok=True)
+        if write is not None:
+            write(file)
+        else:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        text = starter_job(Path("data") / name, folder=Path("jobs"))
+        path = tmp_path / "jobs" / "job.toml"
+        path.write_text(text)
+        return load_job(path), text
+
+    return started
+
+
+CSV = "article_id,title,body\n" + "".join(f"a-{n},Same,A longer text {n}\n" for n in range(3))
+
+
+def test_the_job_file_passes_check_from_where_it_lies(started, tmp_path):
+    job, text = started("articles.csv", CSV)
+    assert job.input.path == (str(tmp_path / "data" / "articles.csv"),)
+    assert job.output_path == tmp_path / "out" / "articles_answers.csv"
+    assert tomllib.loads(text)["input"]["path"] == "../data/articles.csv"
+    assert check(job).to_send == 3
+
+
+def test_the_key_and_the_text_are_guessed(started):
+    job, text = started("articles.csv", CSV)
+    assert job.input.key == ("article_id",)
+    assert job.prompt.input.endswith("{{ body }}")
+    assert "#   title: about 4 characters, at most 4" in text
+    assert "3 rows" in text
+
+
+def test_without_a_folder_paths_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text(CSV)
+    tables = tomllib.loads(starter_job(Path("a.csv")))
+    assert tables["input"]["path"] == str(tmp_path / "a.csv")
+    assert tables["output"]["path"] == str(tmp_path / "out" / "a_answers.csv")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["body text", "Größe", "it's", 'say "hi"', "in", "row", "true", "a.b", "x\\y", "{{ x }}", "1st",
+     "#no comment", "tab\there", "naïve", "both ' and \"", "new\nline", "\x7f"],
+)  # fmt: skip
+def test_awkward_column_names_make_no_awkward_job_files(started, name):
+    lines = [json.dumps({name: f"some longer text {n}", "n": "x" * n}) for n in range(1, 4)]
+    job, _ = started("data.jsonl", "".join(line + "\n" for line in lines))
+    report = check(job)
+    assert report.to_send == 3
+    if "\\" not in name and not ("'" in name and '"' in name):
+        assert "some longer text 1" in json.loads(report.shown[0].body)["input"]
+
+
+@pytest.mark.parametrize("name", ["naïve file.csv", 'quo"ted.csv', "back\\slash.csv", "#1.csv"])
+def test_awkward_file_names_make_no_awkward_job_files(started, name):
+    job, _ = started(name, CSV)
+    assert check(job).to_send == 3
+
+
+def test_the_output_has_the_format_and_compression_of_the_input(started):
+    import gzip
+
+    job, _ = started("a.b.jsonl.gz", gzip.compress(b'{"text": "hello"}\n'))
+    assert job.output_path.name == "a.b_answers.jsonl.gz"
+
+
+def test_a_parquet_file_is_looked_at_too(started):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {"review_id": [1, 2], "stars": [5, 1], "text": ["good thing", "bad"], "tags": [["a"], []]}
+    )
+    job, _ = started("r.parquet", None, write=frame.to_parquet)
+    assert job.input.key == ("review_id",)
+    assert "{{ text }}" in job.prompt.input
+    assert check(job).to_send == 2
+
+
+def test_another_delimiter_is_noticed(started):
+    job, _ = started("a.csv", "id;body\n1;hello, you\n2;hello, me\n")
+    assert job.input.delimiter == ";"
+    assert check(job).to_send == 2
+    assert started("a.tsv", "id\tbody\n1\thello\n")[0].input.delimiter is None
+
+
+def test_gaps_in_the_text_are_skipped_from_the_start(started):
+    job, text = started("a.csv", "id,body\n1,hello there\n2,\n")
+    assert job.prompt.missing == "skip"
+    assert "empty in 1 of 2" in text
+
+
+def test_texts_that_happen_not_to_repeat_are_no_keys(started):
+    rows = "".join(f"{'long text ' * 10}{n},x\n" for n in range(3))
+    assert started("a.csv", "body,kind\n" + rows)[0].input.key == ()
+
+
+def test_a_file_without_rows_still_gets_a_job_file(started):
+    job, _ = started("a.csv", "id,body\n")
+    assert check(job).rows == 0
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.csv"):
+        starter_job(tmp_path / "gone.csv")
+
+
+def test_init_writes_for_the_place_it_is_sent_to(main_cli, run_cli, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    ran = main_cli("init", "a.csv", "-o", "jobs/a.toml")
+    assert (ran.code, ran.out) == (0, "")
+    assert tomllib.loads((tmp_path / "jobs/a.toml").read_text())["input"]["path"] == "../a.csv"
+    again = main_cli("init", "a.csv", "-o", "jobs/a.toml")
+    assert again.code == 2
+    assert "--yes" in again.err
+    printed = main_cli("init", "a.csv").out
+    assert tomllib.loads(printed)["input"]["path"] == str(tmp_path / "a.csv")
