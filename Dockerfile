@@ -13,7 +13,7 @@ ENV PATH=/opt/batch-runner/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 RUN useradd --create-home --uid 10001 batch \
  && install -d -o batch -g batch /data
-USER batch
+USER 10001
 WORKDIR /data
 # The journal lies beside the output: without a volume, `docker rm` throws away what has been paid for.
 VOLUME /data

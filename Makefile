@@ -53,6 +53,9 @@ typecheck: install ## types only
 test-faults: install ## kills, full disks, power cuts, fault injection (minutes; some need root)
 	$(BIN)/python -m pytest -m slow
 
+sim: install ## simulated histories of crashes and bad replies: SEEDS=10000, or SEED=1234 for one
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS))
+
 bench: install ## figures: speed, memory, start-up
 	cd tests/benchmarks && for case in startup throughput in_flight scale estimate_coverage; do PYTHONPATH=$(CURDIR) ../../$(BIN)/python bench_$$case.py || exit 1; done
 

@@ -4,6 +4,7 @@
 
     job = br.load_job("jobs/summarize_articles.toml")
     summary = br.run(job)                       # in a notebook: await br.run_async(job)
+    summary = br.run(job, br.RunOptions(limit=10, on_result=print))
     for outcome in br.read_results(job):
         print(outcome.label, outcome.status, outcome.text, outcome.cost)
 
@@ -12,7 +13,9 @@
 Importing this costs nothing: a name is loaded when it is first used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 
@@ -116,3 +119,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A submodule that is imported does not take the place of a public name: `estimate` is both."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOME_OF or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -121,12 +121,16 @@ class Bill:
         self.perhaps_less += other.perhaps_less
         self.perhaps_more += other.perhaps_more
         self.unpriced += other.unpriced
-        self.unknown += other.unknown
         self.unknown_at_most += other.unknown_at_most
         self.unbounded += other.unbounded
         self.doubtful += other.doubtful
-        self.doubts += other.doubts
-        self.sources += other.sources
+        # Most bills are those of one row, and nearly always empty here.
+        if other.unknown:
+            self.unknown += other.unknown
+        if other.doubts:
+            self.doubts += other.doubts
+        if other.sources:
+            self.sources += other.sources
 
     def to_json(self) -> dict[str, Any]:
         """Dollars as numbers, and once more as text, which is exact."""

@@ -38,7 +38,7 @@ class Breaker:
     def attempt_failed(self, problem: Problem, row: int) -> RunStoppedError | None:
         """The reason to stop when this problem concerns every row."""
         if problem.blame is Blame.EVERYONE:
-            return _stop(problem.failure)
+            return _stop(problem.failure, hint=problem.hint)
         if problem.blame is not Blame.ACCESS:
             self._denials = 0
             self._denied_rows.clear()
@@ -65,6 +65,7 @@ class Breaker:
         return None
 
 
-def _stop(failure: Failure, detail: str = "") -> RunStoppedError:
-    hint = _HINTS.get(ErrorCode(failure.code), "") if failure.code in set(ErrorCode) else ""
+def _stop(failure: Failure, detail: str = "", *, hint: str = "") -> RunStoppedError:
+    known = failure.code in set(ErrorCode)
+    hint = hint or (_HINTS.get(ErrorCode(failure.code), "") if known else "")
     return RunStoppedError(f"the endpoint refuses: {failure.message}{detail}", hint=hint)

@@ -1,11 +1,11 @@
 """Finds finished rows whose request is no longer what it was: they would be paid for again."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from batch_runner.errors import ChangedRowsError
-from batch_runner.journal import Index, Replay
+from batch_runner.journal import Entry, Index, Replay
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import RowStatus
@@ -16,6 +16,10 @@ MOST_CHANGED_SHARE = 0.2
 """Of the finished rows. More than that is more likely an accident than an edit."""
 
 _ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
+
+
+def _is_answered(entry: Entry) -> bool:
+    return entry.status in _ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +33,20 @@ class Changes:
 
 
 def find_changes(
-    plan: Plan, table: Table, builder: PromptBuilder, replay: Replay, *, same_prompt: bool
+    plan: Plan,
+    table: Table,
+    builder: PromptBuilder,
+    replay: Replay,
+    *,
+    same_prompt: bool,
+    counts: Callable[[Entry], bool] = _is_answered,
 ) -> Changes:
     """The changed rows: known by their label, or without labels by their position.
 
     Without labels, an input none of whose rows is known and a prompt that is the same mean new
     data in the old place, as a nightly file is: nothing has changed then.
     """
-    finished, orphans = _orphans(plan, replay.index)
+    finished, orphans = _orphans(plan, replay.index, counts)
     reused = finished - len(orphans)
     labelled = bool(builder.label_columns)
     if not orphans or not plan.to_send or (same_prompt and not reused and not labelled):
@@ -65,7 +75,9 @@ def keep_old_answers(plan: Plan, changes: Changes) -> None:
         plan.wanted[row] = 0
 
 
-def _orphans(plan: Plan, index: Index) -> tuple[int, "array[int]"]:
+def _orphans(
+    plan: Plan, index: Index, counts: Callable[[Entry], bool]
+) -> tuple[int, "array[int]"]:
     """How many keys have an answer, and the entries of those that no row asks for any more."""
     asked = bytearray(len(index))  # a set of numbers would cost 60 bytes a row
     for number in plan.entries:
@@ -74,7 +86,7 @@ def _orphans(plan: Plan, index: Index) -> tuple[int, "array[int]"]:
     finished, orphans = 0, array("I")
     for number in range(len(index)):
         entry = index.entry(number)
-        if entry is not None and entry.status in _ANSWERED:
+        if entry is not None and counts(entry):
             finished += 1
             if not asked[number]:
                 orphans.append(number)

@@ -22,6 +22,9 @@ FOLD_COLUMNS = 2
 """Width of a time in which nothing happened."""
 TICKS = 6
 LATENCY_BINS_PER_COLUMN = 3
+FEWEST_LATENCY_COLUMNS = 16
+LAST_TICK = 97.0
+"""Percent of the width from which on a label would stick out."""
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
           28800, 43200, 86400)  # fmt: skip
 
@@ -100,19 +103,21 @@ class TimeAxis:
             )
         spread = self.columns * self.width
         step = next((step for step in _STEPS if spread / step <= TICKS), math.ceil(spread / TICKS))
-        return [
+        return _apart(
             Tick(100 * number * step / spread, _span(number * step) if number else _clock(begin))
             for number in range(int(spread / step) + 1)
-        ]
+        )
 
 
-def columns_over_time(axis: TimeAxis, layers: Sequence[Layer], words: Sequence[str]) -> Chart:
-    """Stacked columns, one per bin; `words` are the tooltips."""
+def columns_over_time(
+    axis: TimeAxis, layers: Sequence[Layer], words: Sequence[str], *, whole: bool = False
+) -> Chart:
+    """Stacked columns, one per bin; `words` are the tooltips. `whole`: of things one can count."""
     sums = [sum(values) for values in zip(*(layer.values for layer in layers), strict=True)]
     top = ceiling(max(sums, default=0.0))
     body = [_folds(axis), *_stacks(layers, top, gap=0.12 if axis.columns <= 80 else 0.0)]
     body.append(_tooltips(axis.times(), words))
-    return Chart(svg=_svg(axis.columns, body), below=axis.ticks(), beside=_beside(top))
+    return Chart(svg=_svg(axis.columns, body), below=axis.ticks(), beside=_beside(top, whole=whole))
 
 
 def area_over_time(
@@ -152,7 +157,7 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
         return Chart(svg=_svg(FEWEST_COLUMNS, []), below=(), beside=())
     group = LATENCY_BINS_PER_COLUMN
     low, high = min(histogram.bins) // group - 1, max(histogram.bins) // group + 1
-    high = max(high, low + FEWEST_COLUMNS)
+    high = max(high, low + FEWEST_LATENCY_COLUMNS)
     counts = [0] * (high - low + 1)
     for number, count in histogram.bins.items():
         counts[number // group - low] += count
@@ -173,7 +178,7 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
         for seconds in (1 * 10.0**power, 2 * 10.0**power, 5 * 10.0**power)
         if edges[0] < seconds < edges[-1]
     )
-    return Chart(svg=_svg(len(counts), body), below=below, beside=_beside(top))
+    return Chart(svg=_svg(len(counts), body), below=below, beside=_beside(top, whole=True))
 
 
 def ceiling(value: float) -> float:
@@ -216,7 +221,7 @@ def _folds(axis: TimeAxis) -> str:
 def _svg(columns: int, body: Iterable[str]) -> str:
     grid = f'<path class="grid" d="M0 0H{columns}M0 50H{columns}M0 100H{columns}"/>'
     return (
-        f'<svg viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" '
+        f'<svg viewBox="0 0 {columns} 100" preserveAspectRatio="none" '
         f'aria-hidden="true">{grid}{"".join(body)}</svg>'
     )
 
@@ -225,15 +230,17 @@ def _y(value: float, top: float) -> str:
     return f"{100 - 100 * min(value, top) / top:.4g}"
 
 
-def _beside(top: float) -> list[Tick]:
-    return [Tick(0, f"{top:,g}"), Tick(50, f"{top / 2:,g}"), Tick(100, "0")]
+def _beside(top: float, *, whole: bool = False) -> list[Tick]:
+    middle = [] if whole and top % 2 else [Tick(50, f"{top / 2:,g}")]
+    return [Tick(0, f"{top:,g}"), *middle, Tick(100, "0")]
 
 
 def _apart(ticks: Iterable[Tick]) -> list[Tick]:
     """Those that do not run into the one before."""
     kept: list[Tick] = []
     for tick in ticks:
-        if not kept or tick.at - kept[-1].at >= 100 / (TICKS + 2):
+        far_enough = not kept or tick.at - kept[-1].at >= 100 / (TICKS + 2)
+        if far_enough and tick.at <= LAST_TICK:
             kept.append(tick)
     return kept
 

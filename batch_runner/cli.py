@@ -39,6 +39,8 @@ COMMANDS: dict[str, str] = {
     "retry": "run failed rows again",
     "status": "progress, also while it runs",
     "export": "write the output from the journal, any time",
+    "reparse": "derive the columns again from stored replies, without paying",
+    "convert": "a job as an OpenAI batch file, or such a batch's output as a table",
     "report": "the run in the terminal, or as one HTML file",
     "costs": "tokens and cost by model, day, run, status",
     "prices": "which price a model name resolves to, and why",
@@ -148,9 +150,10 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("check", "estimate", "run", "retry"):
         _add_job(made[name])
         _add_job_flags(made[name])
-    for name in ("status", "export", "report", "verify"):
+    for name in ("status", "export", "reparse", "report", "verify"):
         _add_job(made[name])
         _add_job_flags(made[name], output_is=_OUTPUT_OF.get(name, _ROWS))
+    _add_convert(made["convert"])
     _add_run_flags(made["run"])
     _add_run_flags(made["retry"])
     _add_specific(made)
@@ -190,8 +193,16 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 _ROWS = "where the rows with answers go"
 _OUTPUT_OF = {
     "export": "write here instead of to the job's output",
+    "reparse": "write here instead of to the job's output",
     "report": "write the report as one HTML file, such as report.html",
 }
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", metavar="JOB|FILE", nargs="*",
+                        help="a job (TOML), output and error files of a batch (JSONL), or both: "
+                        "then the job's rows with the batch's answers")  # fmt: skip
+    _add_job_flags(parser, output_is="the batch file or the table to write")
 
 
 def _add_place_flags(parser: argparse.ArgumentParser, *, output_is: str) -> None:
@@ -212,7 +223,11 @@ def _add_job_flags(parser: argparse.ArgumentParser, *, output_is: str = _ROWS) -
     group.add_argument("-c", "--concurrency", metavar="N|auto|MIN-MAX", help="calls in flight")
     group.add_argument("--rpm", metavar="N", help="requests a minute")
     group.add_argument("--tpm", metavar="N", help="tokens a minute")
-    group.add_argument("--max-cost", metavar="USD", help="begin no call that could exceed this")
+    group.add_argument(
+        "--max-cost",
+        metavar="USD",
+        help="begin no call that could exceed this; each run counts its own",
+    )
     group.add_argument("--max-errors", metavar="N|N%", help="stop after so many failed rows")
     group.add_argument("--deadline", metavar="4h", help="begin no call after this time")
     group.add_argument("--grace", metavar="25s", help="how long a drain may take after a signal")
@@ -263,9 +278,14 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     )
     made["prices"].add_argument("models", metavar="MODEL", nargs="+", help="name of a model")
     made["costs"].add_argument(
-        "--by", metavar="KEY[,KEY]", default="model", help="model, day, run, status, job (default: model)"
+        "--by",
+        metavar="KEY[,KEY]",
+        default="model",
+        help="model, day, run, status, job (default: model)",
     )
-    made["costs"].add_argument("--since", metavar="DAY", help="from this day on, as in 2026-11-01 (UTC)")
+    made["costs"].add_argument(
+        "--since", metavar="DAY", help="from this day on, as in 2026-11-01 (UTC)"
+    )
     made["costs"].add_argument("--until", metavar="DAY", help="up to and with this day")
     made["costs"].add_argument("--csv", action="store_true", help="the groups as CSV")
     made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+",

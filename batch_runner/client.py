@@ -10,14 +10,14 @@ import anyio
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_never
 
-from batch_runner import responses
 from batch_runner.breaker import Breaker
 from batch_runner.course import Course
 from batch_runner.errors import RunStoppedError, StorageError
 from batch_runner.exchange import Endpoint, Reply
-from batch_runner.job import IncompletePolicy, InvalidPolicy, RetrySpec
+from batch_runner.job import InvalidPolicy, RetrySpec
+from batch_runner.judging import judge_reply, still_pending
 from batch_runner.limiter import Limiter, Slot
-from batch_runner.reask import MOST_CORRECTIONS, with_correction, with_more_room
+from batch_runner.reask import Reasking
 from batch_runner.records import (
     Completion,
     ErrorCode,
@@ -25,21 +25,19 @@ from batch_runner.records import (
     Pending,
     Request,
     RowResult,
-    RowStatus,
     UnknownBilling,
     Usage,
     other,
 )
 from batch_runner.redact import Redactor
+from batch_runner.responses import Unfinished
 from batch_runner.retry import (
     Blame,
     Problem,
     Verdict,
     decide,
-    judge_failed_reply,
-    judge_status,
 )
-from batch_runner.structured import AnswerSchema, flaw_of
+from batch_runner.structured import AnswerSchema
 from batch_runner.transport import REUSED, judge_exchange_error
 
 
@@ -127,8 +125,9 @@ class Client:
         self._accepted = accepted
         self._pending = pending
         self._affordable = affordable
-        self._schema = schema
-        self._on_invalid = on_invalid
+        self._reasking = Reasking(
+            schema=schema, on_invalid=on_invalid, on_incomplete=policy.on_incomplete
+        )
         self._shares_model = shares_model
         self._idempotency_header = idempotency_header
         self._wall_clock = wall_clock
@@ -175,7 +174,8 @@ class Client:
     @property
     def oldest_seconds(self) -> float:
         """Age of the oldest call in flight; 0 when there is none."""
-        return time.monotonic() - min(self._exchanges.values(), default=time.monotonic())
+        oldest = min(self._exchanges.values(), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
 
     def _break_off(self) -> None:
         self._broken_off = True
@@ -249,8 +249,8 @@ class Client:
 
     async def _attempt(self, course: Course, reply: Reply) -> Completion | Problem:
         """What one exchange brought; for a background response, what all the asking brought."""
-        REUSED.set(False)
-        course.usage = course.reply = None
+        REUSED.set(True)
+        course.usage = course.reply = course.http_status = course.request_id = None
         at = self._wall_clock()
         wait_seconds = FIRST_POLL_SECONDS
         try:
@@ -260,8 +260,10 @@ class Client:
                     await self._endpoint.post(course.asked.body, reply, self._extra_headers(course))
                 else:
                     await self._endpoint.poll(polling, reply)
-                outcome = self._judge(reply, course, at=at)
-                if not isinstance(outcome, responses.Unfinished):
+                outcome = judge_reply(
+                    reply, course, at=at, now=self._wall_clock(), shared_model=self._shares_model
+                )
+                if not isinstance(outcome, Unfinished):
                     return outcome
                 if outcome.response_id != polling:
                     course.response_id = outcome.response_id
@@ -273,53 +275,13 @@ class Client:
             problem = judge_exchange_error(error)
             if problem is None:
                 raise
-            return self._still_pending(problem, course)
+            return still_pending(problem, course)
 
     def _extra_headers(self, course: Course) -> Mapping[str, str] | None:
         if self._idempotency_header is None:
             return None
         # A definite error gets a new key: some servers replay it under the old one for a day.
         return {self._idempotency_header: f"{course.request.key.hex()}-{course.edition}"}
-
-    def _judge(
-        self, reply: Reply, course: Course, *, at: float
-    ) -> Completion | Problem | responses.Unfinished:
-        body = reply.object()
-        if not 200 <= reply.status < 300:
-            course.edition += 1
-            problem = judge_status(
-                reply.status,
-                responses.read_error(body),
-                reply.headers,
-                now=self._wall_clock(),
-                shared_model=self._shares_model,
-            )
-            return self._still_pending(problem, course, is_gone=reply.status in (404, 410))
-        if not isinstance(body, Mapping):
-            return self._still_pending(_unreadable(reply), course)
-        ending = responses.read_reply(body, cap=course.asked.max_output_tokens)
-        if isinstance(ending, responses.Unfinished):
-            return ending
-        usage = responses.read_usage(body)
-        course.heard(body, usage, at=at)
-        if isinstance(ending, Failure):
-            return judge_failed_reply(ending, billed=usage is not None)
-        if usage is None:
-            course.unknown[UnknownBilling.BAD_REPLY] += 1
-        return ending
-
-    def _still_pending(self, problem: Problem, course: Course, *, is_gone: bool = False) -> Problem:
-        """The problem, or what it means while a background response is being made: little.
-
-        The response has been paid for and can be asked for again, unless the endpoint forgot it.
-        """
-        if course.response_id is None:
-            return problem
-        if is_gone:
-            course.response_id = None
-            return replace(problem, blame=Blame.MAYBE_BILLED, unknown=UnknownBilling.SERVER_ERROR)
-        blame = Blame.FREE if problem.blame is Blame.MAYBE_BILLED else problem.blame
-        return replace(problem, blame=blame, unknown=None)
 
     def _settled(
         self, outcome: Completion | Problem, course: Course, slot: Slot, reply: Reply
@@ -335,34 +297,12 @@ class Client:
             return self._after(outcome, course, reply)
         slot.succeeded(tokens=_total(course.usage), headers=reply.headers)
         self._breaker.succeeded()
-        ending = self._checked(outcome)
-        again = None if self._draining else self._changed(ending, course)
+        ending = self._reasking.judge(outcome)
+        again = None if self._draining else self._reasking.changed(ending, course)
         if again is None:
             return _Step(result=self._result(course, ending))
         course.ask_again(again, ending)
         return _Step(wait_seconds=0.0)
-
-    def _checked(self, completion: Completion) -> Completion | Failure:
-        """The answer, or `json_invalid` where it does not fit and the job cares."""
-        if completion.status is not RowStatus.OK or self._on_invalid is InvalidPolicy.KEEP:
-            return completion
-        flaw = flaw_of(completion, self._schema)
-        if flaw is None:
-            return completion
-        return Failure(code=ErrorCode.JSON_INVALID, message=flaw, text=completion.text)
-
-    def _changed(self, ending: Completion | Failure, course: Course) -> Request | None:
-        """The request to send instead of taking this ending; None to take it."""
-        if ending.code == ErrorCode.JSON_INVALID and self._on_invalid is InvalidPolicy.RETRY:
-            if course.corrections >= MOST_CORRECTIONS:
-                return None
-            course.corrections += 1
-            return with_correction(course.request, ending.message or "")
-        wanted = self._policy.on_incomplete is IncompletePolicy.RETRY
-        if wanted and not course.enlarged and ending.code == ErrorCode.MAX_OUTPUT_TOKENS:
-            course.enlarged = True
-            return with_more_room(course.asked)
-        return None
 
     def _after(self, problem: Problem, course: Course, reply: Reply) -> _Step:
         """The next step after an attempt without an answer."""
@@ -448,18 +388,6 @@ class Client:
 
     def _result(self, course: Course, ending: Completion | Failure) -> RowResult:
         return course.result(ending, finished_at=self._wall_clock())
-
-
-def _unreadable(reply: Reply) -> Problem:
-    """A 200 that holds no response object."""
-    if reply.is_stream:
-        what = "the stream ended before the response did"
-    else:
-        what = (
-            f"but the body is not a response object: {reply.body[:80].decode(errors='replace')!r}"
-        )
-    failure = Failure(code=ErrorCode.BAD_REPLY, message=f"HTTP {reply.status}, {what}")
-    return judge_failed_reply(failure, billed=False)
 
 
 def _total(usage: Usage | None) -> int | None:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from batch_runner.signals import Interrupted, raise_on_signals
 log = logging.getLogger("batch_runner")
 
 _PATH_FLAGS = ("input", "output")
-_READERS = ("status", "export", "report", "verify")
+_READERS = ("status", "export", "reparse", "convert", "report", "verify")
 """Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
 
@@ -125,7 +126,8 @@ def _codes(text: str) -> frozenset[str]:
     for code in sorted(codes - {*ErrorCode}):
         if not code.startswith("other:"):
             raise UsageError(
-                f"--only {code!r}: no such error code", hint=f"known: {', '.join(ErrorCode)}, other:..."
+                f"--only {code!r}: no such error code",
+                hint=f"known: {', '.join(ErrorCode)}, other:...",
             )
     return codes
 
@@ -190,6 +192,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    """`export`, and `reparse`, which looks harder for the answers."""
     from batch_runner.export import export  # noqa: PLC0415  # `--help` stays light
     from batch_runner.work import check_target, claim_output, open_work  # noqa: PLC0415  # likewise
 
@@ -199,11 +202,43 @@ def _export(arguments: argparse.Namespace) -> int:
         check_target(path, work.table, place="-o")
         if path == job.output_path:
             claim_output(work)
-        exported = export(work, path, partial=arguments.partial)
+        if arguments.command == "reparse":
+            from batch_runner.reparse import reparse  # noqa: PLC0415  # likewise
+
+            exported = reparse(work, path)
+        else:
+            exported = export(work, path, partial=arguments.partial)
     counts = {str(status): n for status, n in exported.statuses.items()}
     log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
     if arguments.json:
         _print_json({"output": str(path), "statuses": counts})
+    return ExitCode.DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from batch_runner.batch_files import join_answers, write_requests, write_table  # noqa: PLC0415  # likewise
+    from batch_runner.work import check_target, open_work  # noqa: PLC0415  # likewise
+
+    jobs = [name for name in arguments.sources if name.endswith(".toml")]
+    files = [name for name in arguments.sources if name not in jobs]
+    if len(jobs) > 1 or arguments.output is None or not (jobs or files or arguments.input):
+        raise UsageError(
+            "convert takes one job, or output files of a batch, or both, and -o says where to",
+            hint="batch-runner convert JOB -o batch.jsonl; batch-runner convert output.jsonl -o out.csv",
+        )
+    path = Path.cwd() / arguments.output
+    if not jobs and not arguments.input:
+        written = write_table(files, path, arguments.settings)
+    else:
+        arguments.job = jobs[0] if jobs else None
+        if jobs:
+            arguments.output = None
+        with _job(arguments) as job, open_work(job) as work:
+            check_target(path, work.table, place="-o")
+            written = join_answers(work, files, path) if files else write_requests(work, path)
+    log.info("%s: %s %s", path, f"{written:,}", "answers" if files else "requests")
+    if arguments.json:
+        _print_json({"output": str(path), "answers" if files else "requests": written})
     return ExitCode.DONE
 
 
@@ -281,11 +316,13 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from batch_runner.findings import gather  # noqa: PLC0415  # likewise
     from batch_runner.report import report_lines  # noqa: PLC0415  # `--help` stays light
     from batch_runner.standing import standing  # noqa: PLC0415  # likewise
-    from batch_runner.findings import gather  # noqa: PLC0415  # likewise
     from batch_runner.work import open_work  # noqa: PLC0415  # likewise
 
+    if arguments.job is not None and not arguments.job.endswith(".toml"):
+        return _report_batch(arguments)
     target = _target(arguments, suffixes=(".html", ".htm"))
     with _job(arguments) as job, open_work(job) as work:
         findings = gather(work)
@@ -302,10 +339,27 @@ def _report(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def _report_batch(arguments: argparse.Namespace) -> int:
+    """The report of a batch's output file, which has no job."""
+    from batch_runner.batch_report import batch_report  # noqa: PLC0415  # `--help` stays light
+
+    if arguments.output is not None:
+        raise UsageError("report -o: what a batch gave is reported in the terminal only")
+    report = batch_report(Path(arguments.job))
+    if arguments.json:
+        _print_json(report.to_json())
+    else:
+        _print_lines(report.lines())
+    return ExitCode.DONE
+
+
 def _estimate(arguments: argparse.Namespace) -> int:
-    from batch_runner.estimate_report import estimate_json, estimate_lines  # noqa: PLC0415  # likewise
+    from batch_runner.estimate_report import (  # noqa: PLC0415  # `--help` stays light
+        estimate_json,
+        estimate_lines,
+        sample_question,
+    )
     from batch_runner.estimating import Estimate, estimate  # noqa: PLC0415  # likewise
-    from batch_runner.progress import dollars  # noqa: PLC0415  # likewise
     from batch_runner.runner import RunOptions  # noqa: PLC0415  # likewise
 
     if arguments.sample and not arguments.yes and not sys.stdin.isatty():
@@ -314,12 +368,11 @@ def _estimate(arguments: argparse.Namespace) -> int:
             hint="--yes answers for you",
         )
 
-    def confirm(found: Estimate, most: Any) -> bool:
+    def confirm(found: Estimate, most: Decimal | None) -> bool:
         if arguments.yes:
             return True
-        cost = "a cost that nothing bounds" if most is None else f"at most {dollars(most)}"
-        rows = min(arguments.sample, found.to_send)
-        print(f"run {rows:,} rows of {found.job} for {cost}? [y/N] ", end="", file=sys.stderr, flush=True)
+        question = sample_question(found, arguments.sample, most)
+        print(question, end=" [y/N] ", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     style = ProgressStyle.OFF if arguments.quiet else ProgressStyle(arguments.progress)
@@ -365,7 +418,8 @@ def _prices(arguments: argparse.Namespace) -> int:
         )
     else:
         for model, match in found.items():
-            print(f"{model}: {'no price is known' if match is None else match.describe()}")
+            told = "no price is known" if match is None else match.describe()
+            print(f"{printable(model)}: {told}")
     return ExitCode.DONE if all(found.values()) else ExitCode.ROWS_FAILED
 
 
@@ -405,6 +459,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "retry": _retry,
     "status": _status,
     "export": _export,
+    "reparse": _export,
+    "convert": _convert,
     "report": _report,
     "estimate": _estimate,
     "costs": _costs,

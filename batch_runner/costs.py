@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 
+from batch_runner.batch_files import batch_results
 from batch_runner.bill import Bill, Biller, possible_tiers
 from batch_runner.errors import UsageError
 from batch_runner.job import PriceSpec
@@ -22,6 +23,7 @@ from batch_runner.journal import (
 )
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import RowResult
+from batch_runner.tables.formats import inner_suffix
 
 
 CHEAPER_TIERS = ("flex", "batch")
@@ -113,7 +115,7 @@ def costs(
     groups: dict[tuple[str, ...], Group] = {}
     notes = []
     for ledger in _ledgers(places):
-        if is_locked(RunDirectory(ledger.path)):
+        if ledger.path.is_dir() and is_locked(RunDirectory(ledger.path)):
             notes.append(f"{ledger.job} is running: its calls in flight count as unknown billing")
         for entry, fields in _entries(ledger):
             day = fields[By.DAY]
@@ -151,6 +153,10 @@ def _day(text: str | None, flag: str) -> str | None:
 
 def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str]]]:
     """One for each result and each lost call: what it cost, and its keys."""
+    if ledger.path.is_file():
+        for result in batch_results([ledger.path]):
+            yield _of_result(ledger, result), _fields_of_result(ledger, result)
+        return
     for directory in ledger.journals():
         with replay(directory) as found:
             began = {run.run_id: run.started_at for run in found.runs}
@@ -219,6 +225,10 @@ def _ledgers(places: Iterable[str | Path]) -> Iterator[_Ledger]:
 
 
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
+    if place.is_file() and inner_suffix(place) == ".jsonl":
+        biller = Biller(PriceBook({}))
+        yield _Ledger(job=place.name, path=place, biller=biller)
+        return
     if not place.is_dir():
         job = load_job(place)
         tiers = possible_tiers(job.request.get("service_tier"))

@@ -26,6 +26,8 @@ class Told:
     ending: Completion | Failure
     reply: Mapping[str, Any] | None = None
     usage: Usage | None = None
+    http_status: int | None = None
+    request_id: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +54,9 @@ class Course:
     unknown: Counter[UnknownBilling] = field(default_factory=Counter)
     usage: Usage | None = None
     reply: Mapping[str, Any] | None = None
+    http_status: int | None = None
+    """Of the last attempt, as `request_id`."""
+    request_id: str | None = None
     latency_seconds: float | None = None
     repeated_at_once: bool = False
     _chargeable: int = 0
@@ -114,14 +119,14 @@ class Course:
 
     def ask_again(self, asked: Request, ending: Completion | Failure) -> None:
         """The next attempt sends `asked`; should it fail, `ending` stands."""
-        self.fallback = Told(ending, self.reply, self.usage)
+        self.fallback = self._told(ending)
         self.asked = asked
         self.edition += 1
 
     def result(self, ending: Completion | Failure, *, finished_at: float) -> RowResult:
         if self.response_id is not None and self.attempts:
             self.unknown[UnknownBilling.TIMEOUT] += 1  # still being made, and paid for one day
-        told = Told(ending, self.reply, self.usage)
+        told = self._told(ending)
         if self.fallback is not None and isinstance(ending, Failure) and not ending.text:
             told = self.fallback
         reply = told.reply or {}
@@ -142,11 +147,22 @@ class Course:
             model=_text(reply.get("model")),
             service_tier=_text(reply.get("service_tier")),
             response_id=_text(reply.get("id")) or self.response_id,
+            http_status=told.http_status,
+            request_id=told.request_id,
             finish_reason=responses.finish_reason(reply, has_calls=bool(calls)) if reply else None,
             latency_seconds=self.latency_seconds,
             started_at=self.started_at,
             finished_at=finished_at,
             reply=told.reply,
+        )
+
+    def _told(self, ending: Completion | Failure) -> Told:
+        return Told(
+            ending,
+            reply=self.reply,
+            usage=self.usage,
+            http_status=self.http_status,
+            request_id=self.request_id,
         )
 
 

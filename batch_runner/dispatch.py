@@ -82,6 +82,7 @@ class Dispatch:
             stop=self._stop_admitting,
             log=self.log,
         )
+        self._hook_error: Exception | None = None
         self._began = time.monotonic()
         self._rows = Rate(self._began)
         self._tokens = Rate(self._began)
@@ -120,6 +121,8 @@ class Dispatch:
             self._journal.close(clean=clean)
         if self._journal.failed is not None:  # worse than whatever else ended the run
             raise self._journal.failed
+        if self._hook_error is not None:
+            raise self._hook_error
 
     async def send_or_note(self) -> None:
         """Like `send`, with trouble of storage noted as the reason for the end."""
@@ -235,8 +238,7 @@ class Dispatch:
         if self.log.isEnabledFor(level):
             extra = {"event": "row_ended", "fields": logs.row_fields(result)}
             self.log.log(level, "%s", logs.row_line(result), extra=extra)
-        if self.on_result is not None:
-            self.on_result(result)
+        self._tell(result)
         limit = self.job.limits.max_errors
         if limit.exceeded(self.tally.failed, self.tally.finished) and not self.drain.started:
             self.stop(
@@ -246,6 +248,16 @@ class Dispatch:
                     hint="see the error_code column; run again to go on",
                 )
             )
+
+    def _tell(self, result: RowResult) -> None:
+        """`on_result` has heard of the row. Its first error drains the run, then `send` raises it."""
+        if self.on_result is None or self._hook_error is not None:
+            return
+        try:
+            self.on_result(result)
+        except Exception as error:  # noqa: BLE001  # raised by `send`, whatever it is
+            self._hook_error = error
+            self.stop(None)
 
     async def _watch_signals(self) -> None:
         def drain(number: int) -> None:

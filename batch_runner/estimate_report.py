@@ -30,6 +30,12 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"next     batch-runner run {found.origin}"
 
 
+def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:
+    """Asks for leave to spend: `most` is what the sample can cost at most."""
+    cost = "a cost that nothing bounds" if most is None else f"at most {dollars_at_most(most)}"
+    return f"run {min(sample, found.to_send):,} rows of {found.job} for {cost}?"
+
+
 def _rows(found: Estimate) -> Iterator[str]:
     yield f"{found.rows:,} rows"
     yield f"{found.to_send:,} to send"

@@ -1,9 +1,12 @@
 """`batch-runner estimate`: what a job will take, from its input and, if wanted, from real rows of it."""
 
+import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any, TypeVar
 
 import anyio
 
@@ -22,6 +25,8 @@ from batch_runner.signals import Interrupted
 from batch_runner.survey import Ceiling, Kind, Survey
 from batch_runner.work import Work, fingerprint, open_work
 
+
+T = TypeVar("T")
 
 FIRST_SIGNAL_CODE = 128
 """An exit code above it tells the signal."""
@@ -217,7 +222,8 @@ def _run(job: JobSpec, rows: list[int], options: RunOptions) -> dict[int, RowRes
     def keep(result: RowResult) -> None:
         results[result.row] = result
 
-    summary = run(job, replace(options, rows=frozenset(rows), on_result=keep, write_output=False))
+    chosen = replace(options, rows=frozenset(rows), on_result=keep, write_output=False)
+    summary = _outside_any_loop(run, job, chosen)
     if summary.exit_code >= FIRST_SIGNAL_CODE:
         raise Interrupted(summary.exit_code - FIRST_SIGNAL_CODE)
     if summary.stop_reason is not None:
@@ -261,6 +267,16 @@ def _after_sample(
         )
         remember(expected, work.job.run_path)
     return replace(found, sample=sample)
+
+
+def _outside_any_loop(call: Callable[..., T], *arguments: Any) -> T:
+    """What `call` returns; in a thread of its own where a loop is running, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return call(*arguments)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 def _tells(result: RowResult) -> bool:
@@ -331,7 +347,8 @@ def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
     """Tokens that the endpoint counts beyond ours; None when it does not count."""
     wanted = requests(work.plan, work.table, work.builder, work.replay.index)
     bodies = {request.row: request.body for request in wanted if request.row in counted}
-    actual = anyio.run(count_at_endpoint, work.job, api_key(work.job), list(bodies.values()))
+    key = api_key(work.job)
+    actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, list(bodies.values()))
     if actual is None:
         return None
     return overhead(actual, [counted[row] for row in bodies])

@@ -109,13 +109,19 @@ class Endpoint:
         headers: httpx.Headers,
         content: bytes = b"",
     ) -> None:
+        # As `content` the body would make httpx work out headers that aiohttp works out again.
         request = httpx.Request(
-            method, url, headers=headers, content=content, extensions=self._extensions
+            method,
+            url,
+            headers=headers,
+            stream=httpx.ByteStream(content),
+            extensions=self._extensions,
         )
+        request.read()
         response = await self._transport.handle_async_request(request)
         reply.status = response.status_code
         reply.headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
+            name.decode("latin-1").lower(): self._redactor.text(value.decode("latin-1"))
             for name, value in response.headers.raw
         }
         body = bytearray()

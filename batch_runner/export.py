@@ -1,15 +1,16 @@
 """Input and journal become the output file: a pure function of both, possible at any time."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from batch_runner.atomic import publish
+from batch_runner.batch_answers import is_batch, write_answers
 from batch_runner.columns import Ending
 from batch_runner.job import FormulaPolicy
-from batch_runner.records import Failure, Row, RowStatus
+from batch_runner.records import Failure, Row, RowResult, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.work import Work
 
@@ -27,22 +28,41 @@ class Exported:
     """Rows whose stored result no longer passes its checksum; they are pending again."""
 
 
-def export(work: Work, path: Path, *, partial: bool = False) -> Exported:
+def _as_stored(result: RowResult) -> RowResult:
+    return result
+
+
+def export(
+    work: Work,
+    path: Path,
+    *,
+    partial: bool = False,
+    seen_as: Callable[[RowResult], RowResult] = _as_stored,
+) -> Exported:
     """`path` holds every input row with its new cells; it appears only when whole.
 
-    `partial` leaves out rows that are not finished. Raises StorageError when it cannot be written.
+    `partial` leaves out rows that are not finished; `seen_as` may judge a result anew. Raises StorageError when it cannot be written.
     """
     exported = Exported()
 
-    def answer(row: Row) -> Sequence[Any] | None:
-        ending = _ending(work, row, exported)
+    def shown(row: Row) -> Ending | None:
+        if row.index >= work.plan.rows:
+            return None  # appended since the plan was made: a row of the next run
+        ending = _ending(work, row, exported, seen_as)
         if partial and ending.status is RowStatus.PENDING:
             return None
         exported.statuses[ending.status] += 1
         if ending.code:
             exported.codes[str(ending.code)] += 1
-        return work.columns.cells(ending)
+        return ending
 
+    def answer(row: Row) -> Sequence[Any] | None:
+        ending = shown(row)
+        return None if ending is None else work.columns.cells(ending)
+
+    if is_batch(work.table, path):
+        write_answers(work, path, shown)
+        return exported
     with publish(path) as file, compressed(file, path) as target:
         report = work.table.write_back(
             target,
@@ -64,7 +84,12 @@ def endings(work: Work) -> Iterator[tuple[Row, Ending]]:
             yield row, _ending(work, row, exported)
 
 
-def _ending(work: Work, row: Row, exported: Exported) -> Ending:
+def _ending(
+    work: Work,
+    row: Row,
+    exported: Exported,
+    seen_as: Callable[[RowResult], RowResult] = _as_stored,
+) -> Ending:
     """How the row stands; what is unusual about it is counted in `exported`."""
     if not work.plan.has_request(row.index):
         return _unsendable(work, row)
@@ -73,6 +98,7 @@ def _ending(work: Work, row: Row, exported: Exported) -> Ending:
     if entry is None or result is None:
         exported.damaged += entry is not None
         return Ending(status=RowStatus.PENDING, source=row.source)
+    result = seen_as(result)
     if entry.file < work.earlier_segments and result.status is not RowStatus.FAILED:
         exported.reused += 1
     is_copy = work.plan.is_copy(row.index)

@@ -1,5 +1,6 @@
 """Everything a report tells, gathered in one pass over the results; bounded, whatever the rows."""
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -53,16 +54,18 @@ class Shortlist:
     def __init__(self, most: int) -> None:
         self._most = most
         self._kept: dict[bytes, tuple[float, Sample]] = {}
+        self._least = -math.inf
+        """What a value must exceed to be kept."""
 
     def wants(self, key: bytes, value: float) -> bool:
-        if len(self._kept) < self._most or key in self._kept:
-            return True
-        return value > min(kept for kept, _ in self._kept.values())
+        return value > self._least or key in self._kept
 
     def put(self, value: float, sample: Sample) -> None:
         self._kept[sample.key] = (value, sample)
         if len(self._kept) > self._most:
             del self._kept[min(self._kept, key=lambda key: self._kept[key][0])]
+        if len(self._kept) == self._most:
+            self._least = min(kept for kept, _ in self._kept.values())
 
     def samples(self) -> list[Sample]:
         """Largest first."""
@@ -98,14 +101,15 @@ class Findings:
     """Results seen so far. `add` them in the order in which they were written."""
 
     def __init__(self, biller: Biller, runs: Sequence[PastRun]) -> None:
-        self.bill = Bill()
         self.answered_calls = 0
         """Calls that gave a row its answer."""
-        self.unknown: dict[UnknownBilling, Bill] = {}
-        """Attempts of unknown billing by cause, each with its bound."""
+        self._unknown: dict[UnknownBilling, Bill] = {}
+        self._lost = Bill()
         self.models: Counter[str] = Counter()
         self.timeline = Timeline()
         self.latencies = LatencyHistogram()
+        self.left_over = 0
+        """Results of requests that no row of the input asks for any more; they were paid for."""
         self.examples: dict[str, Sample] = {}
         """Per error code the last row that ended so."""
         self.slowest = Shortlist(MOST_SLOW)
@@ -119,7 +123,6 @@ class Findings:
     def add(self, result: RowResult, *, counts: bool) -> None:
         """`counts`: the row stands so in the output. Others were called and paid for all the same."""
         bill = self._biller.bill(result)
-        self.bill.merge(bill)
         self.answered_calls += isinstance(result.ending, Completion) and bool(result.billed)
         if result.unknown:
             self._add_unknown(result)
@@ -136,13 +139,24 @@ class Findings:
                 repeats=max(0, result.attempts - 1),
             )
         if counts:
-            self._consider(result)
+            self._consider(result, bill.listed if result.billed and not bill.unpriced else None)
 
     def add_lost_call(self, intent: Intent) -> None:
         """A call was in flight when its process died."""
-        bill = self._biller.bill_lost(intent, at=None)
-        self.bill.merge(bill)
-        self.unknown.setdefault(UnknownBilling.CRASH, Bill()).merge(bill)
+        self._lost.merge(self._biller.bill_lost(intent, at=None))
+
+    def bill(self) -> Bill:
+        """Of all runs, calls lost in crashes included."""
+        total = Bill()
+        for course in self.courses:
+            total.merge(course.bill)
+        total.merge(self._lost)
+        return total
+
+    def unknown(self) -> dict[UnknownBilling, Bill]:
+        """Attempts of unknown billing by cause, each with its bound."""
+        lost = {UnknownBilling.CRASH: self._lost} if self._lost.calls else {}
+        return self._unknown | lost
 
     def samples(self) -> list[Sample]:
         """All that are shown anywhere."""
@@ -157,7 +171,7 @@ class Findings:
             at=result.started_at,
         )
         for cause, attempts in result.unknown.items():
-            bill = self.unknown.setdefault(cause, Bill())
+            bill = self._unknown.setdefault(cause, Bill())
             bill.unknown[cause] += attempts
             bill.bound(ceiling, calls=attempts)
 
@@ -172,26 +186,28 @@ class Findings:
             course.first = min(course.first or finished, result.started_at or finished)
             course.last = max(course.last or finished, finished)
 
-    def _consider(self, result: RowResult) -> None:
+    def _consider(self, result: RowResult, cost: Decimal | None) -> None:
         key, ending = result.key, result.ending
         if result.code and (result.code in self.examples or len(self.examples) < MOST_CODES):
-            self.examples[result.code] = self._sample(result)
+            self.examples[result.code] = self._sample(result, cost)
         if result.latency_seconds is not None:
-            self._offer(self.slowest, result.latency_seconds, result)
-        if cost := self._biller.cost(result):
-            self._offer(self.costliest, float(cost), result)
+            self._offer(self.slowest, result.latency_seconds, result, cost)
+        if cost:
+            self._offer(self.costliest, float(cost), result, cost)
         called_a_tool = isinstance(ending, Completion) and bool(ending.tool_calls)
         if result.billed and not called_a_tool and not ending.text.strip():
-            self._offer(self.empty, -result.row, result)
+            self._offer(self.empty, -result.row, result, cost)
         if isinstance(ending, Completion):
             lot = blake2b(key, key=SEED, digest_size=6).digest()
-            self._offer(self.random, int.from_bytes(lot, "big"), result)
+            self._offer(self.random, int.from_bytes(lot, "big"), result, cost)
 
-    def _offer(self, shortlist: Shortlist, value: float, result: RowResult) -> None:
+    def _offer(
+        self, shortlist: Shortlist, value: float, result: RowResult, cost: Decimal | None
+    ) -> None:
         if shortlist.wants(result.key, value):
-            shortlist.put(value, self._sample(result))
+            shortlist.put(value, self._sample(result, cost))
 
-    def _sample(self, result: RowResult) -> Sample:
+    def _sample(self, result: RowResult, cost: Decimal | None) -> Sample:
         usage, ending = result.final_usage, result.ending
         label, code, message = result.label, result.code, ending.message
         return Sample(
@@ -205,7 +221,7 @@ class Findings:
             characters_left_out=max(0, len(ending.text) - LONGEST_TEXT),
             attempts=result.attempts,
             latency_seconds=result.latency_seconds,
-            cost=self._biller.cost(result),
+            cost=cost,
             output_tokens=None if usage is None else usage.output_tokens,
         )
 
@@ -225,12 +241,10 @@ def gather(work: Work, runs: Sequence[PastRun] | None = None) -> Findings:
         # An ending that a later one has replaced differs from what the index says, or is followed
         # by the one that takes its place in every list.
         entry = index.find(result.key)
-        counts = (
-            entry is not None
-            and shown[entry.number] == 1
-            and (entry.status, entry.code) == (result.status, result.code)
-        )
-        findings.add(result, counts=counts)
+        is_row = entry is not None and shown[entry.number] == 1
+        stands = entry is not None and (entry.status, entry.code) == (result.status, result.code)
+        findings.add(result, counts=is_row and stands)
+        findings.left_over += not is_row
     for intent in work.replay.unknown:
         findings.add_lost_call(intent)
     return findings

@@ -93,7 +93,7 @@ def run_frame(
     job = replace(load_job(None, Overrides(flags=given)), origin="run_frame")
     columns = output_columns(job, many_files=False).columns
     _check_names(frame, columns, job)
-    if frame.empty:
+    if not len(frame):  # not `empty`: that is true of rows without columns as well
         return _with_columns(frame, columns, [])
     if holder := is_locked(RunDirectory(job.run_path)):
         raise LockedError(f"{run_dir}: {holder} is using it", hint="wait, or name another run_dir")

@@ -30,7 +30,7 @@ def remember_export(work: Work, exported: Exported) -> None:
     found = read_manifest(path)
     if isinstance(found, DamagedManifest) or exported.damaged:
         return
-    manifest = found or manifest_of(work)
+    now = manifest_of(work)
     mark = {
         "made_from": _made_from(work),
         "output": identity_of([work.job.output_path]),
@@ -38,7 +38,8 @@ def remember_export(work: Work, exported: Exported) -> None:
         "codes": dict(exported.codes),
         "formula_cells": exported.formula_cells,
     }
-    write_manifest(path, replace(manifest, extra={**manifest.extra, _MARK: mark}))
+    # The fingerprint stays: with --on-change keep, the journal is not yet used with this prompt.
+    write_manifest(path, replace(found or now, extra={**now.extra, _MARK: mark}))
 
 
 def fresh_export(work: Work) -> Exported | None:

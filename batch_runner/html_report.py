@@ -33,7 +33,7 @@ def write_report(
 
     Reads the input once for the prompts of the rows on show. Raises StorageError.
     """
-    asked = Asked() if redact else read_asked(work, {one.key for one in findings.samples()})
+    asked = read_asked(work, {one.key for one in findings.samples()})
     page = render_report(work, summary, findings, asked, redact=redact)
     with publish(path) as file:
         file.write(page.encode())
@@ -61,7 +61,7 @@ def render_report(
         figures=_figures(summary, findings),
         warnings=[printable(warning) for warning in summary.warnings],
         cost=cost_view(summary, findings),
-        tokens=token_view(findings.bill),
+        tokens=token_view(summary.bill),
         over_time=_over_time(axis, summary) if findings.timeline.bins else None,
         latency=_latency(findings),
         errors=_errors(summary, findings, rows, asked),
@@ -88,22 +88,24 @@ def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str
         for status in RowStatus
         if status is not RowStatus.OK and statuses[status]
     ]
-    if not findings.bill.calls and not ok:
-        words, tone = f"Nothing has been sent yet: {rows:,} rows are waiting.", "quiet"
+    if not rows:
+        words = "The input has no rows."
+    elif not summary.bill.calls and statuses[RowStatus.PENDING] == rows:
+        words = (
+            f"Nothing has been sent yet: {rows:,} {'row is' if rows == 1 else 'rows are'} waiting."
+        )
     elif ok == rows:
-        words, tone = f"All {rows:,} rows are answered.", "good"
+        words = "The one row is answered." if rows == 1 else f"All {rows:,} rows are answered."
     else:
         words = f"{ok:,} of {rows:,} rows are answered, {', '.join(others)}."
-        tone = "bad" if statuses[RowStatus.FAILED] > ok else "warn"
     facts = [
         one_line(work.job.model, 80),
         work.job.endpoint.base_url,
-        *([moment(findings.courses[0].started_at)] if findings.bill.calls else []),
+        *([moment(findings.courses[0].started_at)] if summary.bill.calls else []),
     ]
     stop = summary.stop_reason
     return {
         "words": words,
-        "tone": tone,
         "facts": facts,
         "stop": None if stop is None else printable(stop),
         "hint": printable(summary.hint),
@@ -126,17 +128,20 @@ def _statuses(summary: RunSummary) -> list[Mapping[str, Any]]:
 
 def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, str]]:
     """Label, figure, note."""
-    bill = findings.bill
+    bill = summary.bill
     rows = summary.rows
     ok = summary.statuses[RowStatus.OK]
     least, most = bounds(bill)
+    cost = ("Cost, at least", least, f"at most {most}" if most else "no upper bound")
+    if bill.at_least is not None and bill.at_least == bill.at_most:
+        cost = ("Cost", least, "all of it known")
     finished = sum(course.rows for course in findings.courses)
     seconds = sum(course.seconds for course in findings.courses)
     quantiles = findings.latencies.quantiles()
     latency = f"p99 {duration(quantiles['p99'])}" if quantiles else "no call yet"
     return [
         ("Rows answered", share(ok, rows) if rows else "none", f"{ok:,} of {rows:,}"),
-        ("Cost, at least", least, f"at most {most}" if most else "no upper bound"),
+        cost,
         ("Median latency", duration(quantiles["p50"]) if quantiles else "none", latency),
         (
             "Rows a second",
@@ -166,10 +171,15 @@ def _over_time(axis: TimeAxis, summary: RunSummary) -> list[Mapping[str, Any]]:
         axis,
         [Layer("warn", [one.repeats for one in bins])],
         [f"{one.repeats:,} repeated calls" if one.repeats else "" for one in bins],
+        whole=True,
     )
+    repeated = sum(one.repeats for one in bins)
     cuts = [one["at"] for one in summary.limit_changes if one["why"].startswith("refused")]
     refused = summary.rate_limited_calls
-    said = f"; {refused:,} calls of the last run were answered 429" if refused else ""
+    said = ""
+    if refused:
+        calls = "one call" if refused == 1 else f"{refused:,} calls"
+        said = f"; {calls} of the last run met a 429"
     each = duration(width) if width >= 1 else f"{width:g}s"
     return [
         _chart(
@@ -186,14 +196,17 @@ def _over_time(axis: TimeAxis, summary: RunSummary) -> list[Mapping[str, Any]]:
             f"after a 429, an error or a timeout{said}",
             charts.with_marks(repeats, axis, cuts),
             [("warn", "repeats"), *([("mark", "429: the limit was lowered")] if cuts else [])],
+            none="" if repeated or cuts else "No call had to be repeated.",
         ),
     ]
 
 
 def _chart(
-    title: str, note: str, chart: Chart, legend: Sequence[tuple[str, str]]
+    title: str, note: str, chart: Chart, legend: Sequence[tuple[str, str]], *, none: str = ""
 ) -> Mapping[str, Any]:
-    return {"title": title, "note": note, "chart": _labelled(chart), "legend": legend}
+    """`none` stands in for a chart that would be empty."""
+    shown = _labelled(chart)
+    return {"title": title, "note": note, "chart": shown, "legend": legend, "none": none}
 
 
 def _labelled(chart: Chart) -> Mapping[str, Any]:
@@ -222,15 +235,15 @@ class _Rows:
 
     def __init__(self, asked: Asked, *, redact: bool) -> None:
         self._asked = asked
-        self._redact = redact
+        self.redact = redact
 
     def name(self, sample: Sample) -> str:
-        if sample.label is not None and not self._redact:
+        if sample.label is not None and not self.redact:
             return sample.label
         return self._asked.places.get(sample.key, f"row {sample.row + 1:,}")
 
     def message(self, sample: Sample) -> str | None:
-        return None if self._redact else sample.message
+        return None if self.redact else sample.message
 
     def view(self, sample: Sample) -> Mapping[str, Any]:
         text = sample.text
@@ -247,10 +260,10 @@ class _Rows:
             "status": str(sample.status),
             "code": sample.code or "",
             "facts": facts,
-            "glimpse": "" if self._redact else one_line(text, 160) or (self.message(sample) or ""),
+            "glimpse": "" if self.redact else one_line(text, 160) or (self.message(sample) or ""),
             "message": self.message(sample),
-            "asked": self._asked.texts.get(sample.key),
-            "text": None if self._redact else text,
+            "asked": None if self.redact else self._asked.texts.get(sample.key),
+            "text": None if self.redact else text,
             "cut": f"{left:,}" if (left := sample.characters_left_out) else "",
         }
 
@@ -270,7 +283,7 @@ def _errors(
                 "code": one_line(code, 60),
                 "rows": f"{n:,}",
                 "share": f"{100 * n / (summary.rows or 1):.2f}",
-                "example": message,
+                "example": None if rows.redact else message,
                 "place": place,
                 "words": way_out.words,
                 "command": one_line(way_out.command, 300),

@@ -125,7 +125,7 @@ class PromptSpec:
     """[prompt]: templates that turn a row into the input of a request."""
 
     instructions: str | None = _key(read.text, None)
-    input: str | None = _key(read.text, None)
+    input: str | None = _key(read.filled, None)
     input_file: str | None = _key(read.text, None)
     """Read and put into `input` before the mapping gets here; kept for messages."""
     messages: Any = _key(read.messages, None)
@@ -145,9 +145,9 @@ class EndpointSpec:
     """Seconds of wall clock for one attempt."""
     stream: bool = _key(read.flag, False)
     headers: Mapping[str, str] = _key(read.headers, factory=dict)
-    idempotency_header: str | None = _key(read.filled, None)
+    idempotency_header: str | None = _key(read.header_name, None)
     ca_file: str | None = _key(read.filled, None)
-    proxy: str | None = _key(read.filled, None)
+    proxy: str | None = _key(read.proxy, None)
 
     @property
     def is_local(self) -> bool:
@@ -193,7 +193,7 @@ class OutputSpec:
     columns: ColumnSet | tuple[str, ...] = _key(_columns, ColumnSet.STANDARD)
     prefix: str = _key(read.text, "llm_")
     csv_formulas: FormulaPolicy = _key(read.one_of(FormulaPolicy), FormulaPolicy.KEEP)
-    report: str | None = _key(read.filled, None)
+    report: str | None = _key(read.file_ending(".html", ".htm"), None)
     durability: Durability = _key(read.one_of(Durability), Durability.MS_100)
 
 
@@ -224,7 +224,7 @@ class NotifySpec:
     """[notify]: who hears of a run's end."""
 
     ping_url_env: str | None = _key(read.variable, None)
-    prometheus_textfile: str | None = _key(read.filled, None)
+    prometheus_textfile: str | None = _key(read.file_ending(".prom"), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

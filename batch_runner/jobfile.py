@@ -68,15 +68,30 @@ def load_job(
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
-    _lay(tables, _from_environment(environment))
-    for setting in overrides.settings:
-        _lay(tables, dict([_setting(setting)]))
-    _lay(tables, {key: _from_here(key, value) for key, value in overrides.flags.items()})
+    inherited = _from_environment(environment)
+    settings = dict(map(_setting, overrides.settings))
+    for values in (
+        inherited,
+        settings,
+        {key: _from_here(key, value) for key, value in overrides.flags.items()},
+    ):
+        _lay(tables, values)
     _default_base_url(tables, environment)
     _read_files(tables, origin=origin, folder=folder)
     return job_from_mapping(
-        tables, origin=origin, folder=folder, default_name=name or _output_stem(tables)
+        tables,
+        origin=origin,
+        folder=folder,
+        default_name=name or _output_stem(tables),
+        given_by={key: ENVIRONMENT_PREFIX + _flag(key).upper() for key in inherited}
+        | dict.fromkeys(settings, "--set")
+        | {key: f"--{_flag(key).replace('_', '-')}" for key in overrides.flags},
     )
+
+
+def _flag(key: str) -> str:
+    """The flag that gives a job key, with underscores."""
+    return next((flag for flag, its_key in KEYS_OF_FLAGS.items() if its_key == key), key)
 
 
 def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -168,7 +183,7 @@ def _setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not separator or "." not in key or not all(key.split(".")):
-        shown = key if separator else "..." if looks_like_a_key(text) else text
+        shown = key if separator else "..." if any(map(looks_like_a_key, text.split())) else text
         raise UsageError(f"--set {shown!r}: must look like table.key=value")
     if looks_like_a_key(value.strip("\"'")):
         raise UsageError(

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from batch_runner import values as read
 from batch_runner.errors import JobError
 from batch_runner.job import (
     EndpointSpec,
+    InputFormat,
     InputSpec,
     JobSpec,
     JsonSpec,
@@ -65,27 +66,35 @@ _ELSEWHERE = {
 
 
 def job_from_mapping(
-    mapping: Mapping[str, Any], *, origin: str, folder: Path, default_name: str
+    mapping: Mapping[str, Any],
+    *,
+    origin: str,
+    folder: Path,
+    default_name: str,
+    given_by: Mapping[str, str] | None = None,
 ) -> JobSpec:
     """The job that `mapping` describes; relative paths are resolved against `folder`.
 
+    `given_by` names the flag or variable that gave a key (`limits.rpm`) in place of `origin`.
     Raises JobError for the first thing that is wrong.
     """
+    reading = _Reading(origin, given_by or {})
     for table, value in mapping.items():
         if table not in _KNOWN_TABLES:
-            raise _unknown_table(table, value, origin)
+            raise reading.unknown_table(table, value)
+    mapping = _with_whole_requests(mapping, origin)
     specs = {
-        name: _read_table(spec, mapping.get(name, {}), origin=origin, place=name)
+        name: reading.table(spec, mapping.get(name, {}), place=name)
         for name, spec in _TABLES.items()
     }
-    prices = _read(read.table, mapping.get("prices", {}), origin=origin, place="prices")
+    prices = reading.value(read.table, mapping.get("prices", {}), place="prices")
     job = JobSpec(
-        name=_read_name(mapping.get("job", {}), origin=origin) or _name_like(default_name),
+        name=reading.name(mapping.get("job", {})) or _name_like(default_name),
         origin=origin,
         folder=folder,
-        request=_read_request(mapping.get("request", {}), origin=origin),
+        request=reading.request(mapping.get("request", {})),
         prices={
-            model: _read_table(PriceSpec, table, origin=origin, place=f'prices."{model}"')
+            model: reading.table(PriceSpec, table, place=f'prices."{model}"')
             for model, table in prices.items()
         },
         **_absolute(specs, folder),
@@ -94,82 +103,137 @@ def job_from_mapping(
     return job
 
 
-def _read_table(spec: type[T], table: Any, *, origin: str, place: str) -> T:
-    known: dict[str, Field[Any]] = {f.name: f for f in fields(spec)}  # type: ignore[arg-type]  # T is always a dataclass here
-    values = {}
-    for key, value in _read(read.table, table, origin=origin, place=place).items():
-        if key not in known:
-            raise _unknown_key(key, known, origin=origin, place=place)
-        reader = known[key].metadata["read"]
-        values[key] = _read(reader, value, origin=origin, place=f"{place}.{key}")
-    for key, entry in known.items():
-        if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
-            flag = {"input.path": ", or pass -i", "output.path": ", or pass -o"}
-            raise JobError(
-                f"{origin}: {place}.{key}: missing",
-                hint=f"add {key} = ... under [{place}]{flag.get(f'{place}.{key}', '')}",
-            )
-    return spec(**values)
+def _with_whole_requests(mapping: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """The mapping; for an openai-batch file, whose lines are the requests, with what follows."""
+    tables = {name: mapping.get(name, {}) for name in ("input", "prompt", "request")}
+    if not all(isinstance(table, Mapping) for table in tables.values()):
+        return mapping  # told of where the tables are read
+    if tables["input"].get("format") != InputFormat.OPENAI_BATCH:
+        return mapping
+    rivals = [f"prompt.{key}" for key in ("input", "messages", "body") if key in tables["prompt"]]
+    for place in [*rivals, *(["input.key"] if "key" in tables["input"] else [])]:
+        raise JobError(
+            f"{origin}: {place}: means nothing for input.format = "
+            f'"{InputFormat.OPENAI_BATCH}": its lines are whole requests, named by custom_id',
+            hint='leave it out; or read the lines as rows: input.format = "jsonl"',
+        )
+    return {
+        **mapping,
+        "input": {**tables["input"], "key": "custom_id"},
+        "prompt": {**tables["prompt"], "body": "body"},
+        "request": {"model": "{{ body.model }}", **tables["request"]},
+    }
 
 
-def _read(reader: Callable[[Any], T], value: Any, *, origin: str, place: str) -> T:
-    try:
-        return reader(value)
-    except read.SecretValueError as error:
-        raise JobError(f"{origin}: {place}: (value not shown) {error}") from None
-    except read.WrongValueError as error:
-        raise JobError(f"{origin}: {place}: {value!r} {error}") from None
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reads parts of the mapping; whatever is wrong is told with the place it came from."""
+
+    origin: str
+    given_by: Mapping[str, str]
+
+    def table(self, spec: type[T], table: Any, *, place: str) -> T:
+        known: dict[str, Field[Any]] = {f.name: f for f in fields(spec)}  # type: ignore[arg-type]  # T is always a dataclass here
+        values = {}
+        for key, value in self.value(read.table, table, place=place).items():
+            if key not in known:
+                raise self.unknown_key(key, known, place=place)
+            reader = known[key].metadata["read"]
+            values[key] = self.value(reader, value, place=f"{place}.{key}")
+        for key, entry in known.items():
+            if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
+                flag = _FLAGS.get(f"{place}.{key}")
+                raise self.error(
+                    f"{place}.{key}",
+                    "missing",
+                    hint=f"add {key} = ... under [{place}]" + (f", or pass {flag}" if flag else ""),
+                )
+        return spec(**values)
+
+    def value(self, reader: Callable[[Any], T], value: Any, *, place: str) -> T:
+        try:
+            return reader(value)
+        except read.SecretValueError as error:
+            shown, problem = _HIDDEN, str(error)
+        except read.WrongValueError as error:
+            shown, problem = _shown(value), str(error)
+        raise self.error(place, f"{shown} {problem}")
+
+    def name(self, table: Any) -> str | None:
+        values = self.value(read.table, table, place="job")
+        for key in values:
+            if key != "name":
+                raise self.unknown_key(key, ["name"], place="job")
+        if "name" not in values:
+            return None
+        return self.value(read.job_name, values["name"], place="job.name")
+
+    def request(self, table: Any) -> Mapping[str, Any]:
+        request = self.value(read.table, table, place="request")
+        for name, home in _ELSEWHERE.items():
+            if name in request:
+                raise self.error(f"request.{name}", f"belongs to {home}")
+        if "model" not in request:
+            hint = 'add model = "..." under [request], or pass -m'
+            raise self.error("request.model", "missing", hint=hint)
+        self.check_json(request, place="request")
+        self.value(read.filled, request["model"], place="request.model")
+        cap = request.get("max_output_tokens")
+        if cap is not None and not isinstance(cap, str):
+            self.value(read.positive, cap, place="request.max_output_tokens")
+        if "text" in request:
+            self.value(read.table, request["text"], place="request.text")
+        return request
+
+    def check_json(self, value: Any, *, place: str) -> None:
+        """Raise for what TOML has and JSON has not: dates, times, infinities."""
+        match value:
+            case Mapping():
+                for key, item in value.items():
+                    self.check_json(item, place=f"{place}.{key}")
+            case list():
+                for number, item in enumerate(value):
+                    self.check_json(item, place=f"{place}[{number}]")
+            case str() | bool() | int():
+                return
+            case float() if math.isfinite(value):
+                return
+            case _:
+                raise self.error(place, f"{value} has no form in JSON", hint="quote it")
+
+    def unknown_table(self, name: str, value: Any) -> JobError:
+        if isinstance(value, Mapping):
+            return self.error(f"[{name}]", f"unknown table{_did_you_mean(name, _KNOWN_TABLES)}")
+        home = f": it belongs under [{_HOME[name]}]" if name in _HOME else ""
+        return self.error(name, f"stands outside every table{home}")
+
+    def unknown_key(self, key: str, known: Iterable[str], *, place: str) -> JobError:
+        home = _HOME.get(key) if place in _KNOWN_TABLES else None
+        known_or_near = f", it belongs under [{home}]" if home else _did_you_mean(key, known)
+        return self.error(f"{place}.{key}", f"unknown key{known_or_near}")
+
+    def error(self, place: str, problem: str, *, hint: str = "") -> JobError:
+        origin = self.given_by.get(place, self.origin)
+        return JobError(f"{origin}: {place}: {problem}", hint=hint)
 
 
-def _read_name(table: Any, *, origin: str) -> str | None:
-    values = _read(read.table, table, origin=origin, place="job")
-    for key in values:
-        if key != "name":
-            raise _unknown_key(key, ["name"], origin=origin, place="job")
-    if "name" not in values:
-        return None
-    return _read(read.job_name, values["name"], origin=origin, place="job.name")
+_FLAGS = {"input.path": "-i", "output.path": "-o"}
+_HIDDEN = "(value not shown)"
+_LONGEST_SHOWN = 100
+
+
+def _shown(value: Any) -> str:
+    """The value as a message repeats it: not where it may be a key, not at any length."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if any(map(read.looks_like_a_key, re.split(r"[\s'\"]+", str(value)))):
+        return _HIDDEN
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _name_like(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:64] or "job"
-
-
-def _read_request(table: Any, *, origin: str) -> Mapping[str, Any]:
-    request = _read(read.table, table, origin=origin, place="request")
-    for name, home in _ELSEWHERE.items():
-        if name in request:
-            raise JobError(f"{origin}: request.{name}: belongs to {home}")
-    if "model" not in request:
-        raise JobError(
-            f"{origin}: request.model: missing",
-            hint='add model = "..." under [request], or pass -m',
-        )
-    _check_json(request, origin=origin, place="request")
-    _read(read.filled, request["model"], origin=origin, place="request.model")
-    cap = request.get("max_output_tokens")
-    if cap is not None and not isinstance(cap, str):
-        _read(read.positive, cap, origin=origin, place="request.max_output_tokens")
-    if "text" in request:
-        _read(read.table, request["text"], origin=origin, place="request.text")
-    return request
-
-
-def _check_json(value: Any, *, origin: str, place: str) -> None:
-    """Raise for what TOML has and JSON has not: dates, times, infinities."""
-    match value:
-        case Mapping():
-            for key, item in value.items():
-                _check_json(item, origin=origin, place=f"{place}.{key}")
-        case list():
-            for number, item in enumerate(value):
-                _check_json(item, origin=origin, place=f"{place}[{number}]")
-        case str() | bool() | int():
-            return
-        case float() if math.isfinite(value):
-            return
-        case _:
-            raise JobError(f"{origin}: {place}: {value} has no form in JSON", hint="quote it")
 
 
 def _absolute(specs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -203,20 +267,6 @@ def _check_together(job: JobSpec) -> None:
             raise JobError(
                 f"{job.origin}: json.columns: {pointer!r} must be a JSON pointer such as '/category'"
             )
-
-
-def _unknown_table(name: str, value: Any, origin: str) -> JobError:
-    if isinstance(value, Mapping):
-        return JobError(f"{origin}: unknown table [{name}]{_did_you_mean(name, _KNOWN_TABLES)}")
-    home = f": it belongs under [{_HOME[name]}]" if name in _HOME else ""
-    return JobError(f"{origin}: {name}: stands outside every table{home}")
-
-
-def _unknown_key(key: str, known: Iterable[str], *, origin: str, place: str) -> JobError:
-    home = _HOME.get(key)
-    if home is not None and place in _KNOWN_TABLES:
-        return JobError(f"{origin}: {place}.{key}: unknown key, it belongs under [{home}]")
-    return JobError(f"{origin}: {place}.{key}: unknown key{_did_you_mean(key, known)}")
 
 
 def _did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -158,13 +158,13 @@ def set_up(
     log.setLevel({0: logging.INFO, 1: logging.DEBUG}.get(verbose, TRACE))
     clock = "" if sys.stderr.isatty() else "%(asctime)s "
     text = TextFormatter(f"{clock}%(message)s", datefmt="%H:%M:%S")
-    formatter = JsonFormatter() if log_format is LogFormat.JSON else text
+    dated = TextFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     held = HeldHandler() if quiet else None
-    handlers: list[logging.Handler] = [held or StderrHandler()]
+    handlers: dict[logging.Handler, logging.Formatter] = {held or StderrHandler(): text}
     if log_file is not None:
-        handlers.append(_file_handler(log_file))
-    for handler in handlers:
-        handler.setFormatter(formatter)
+        handlers[_file_handler(log_file)] = dated  # a file is read on other days too
+    for handler, formatter in handlers.items():
+        handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else formatter)
         log.addHandler(handler)
     return held
 

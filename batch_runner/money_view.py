@@ -21,7 +21,7 @@ _CAUSES = {
 
 
 def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
-    bill = findings.bill
+    bill = summary.bill
     least, most = bounds(bill)
     places = _places(bill)
     lines = [
@@ -43,7 +43,7 @@ def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
             if one.unbounded
             else f"up to {exact_dollars(one.unknown_at_most, places, ROUND_UP)}",
         )
-        for cause, one in sorted(findings.unknown.items())
+        for cause, one in sorted(findings.unknown().items())
     ]
     if bill.at_least is None:
         words = "The cost is unknown: no price is known for what was answered."

@@ -1,8 +1,9 @@
 """The input laid against the journal: which rows are finished, and which are to be sent."""
 
+import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -22,7 +23,7 @@ from batch_runner.records import (
     RowStatus,
     other,
 )
-from batch_runner.tables import Table, TornLine
+from batch_runner.tables import Table, TornLine, ignore
 
 
 NAMED_PLACES = 5
@@ -34,6 +35,7 @@ TRANSIENT = frozenset({
     ErrorCode.AUTH, ErrorCode.QUOTA, ErrorCode.BAD_REPLY, other("stopped"), other("cancelled"),
 })  # fmt: skip
 """Failures that may pass by themselves: the next run tries them again. Others wait for `retry`."""
+
 
 class Dedupe(StrEnum):
     """`--dedupe`: whether rows that ask for the same share one call."""
@@ -47,11 +49,14 @@ class Dedupe(StrEnum):
 
 def check_dedupe(job: JobSpec) -> None:
     """Raise JobError for a job whose equal requests are meant to get different answers."""
-    temperature = job.request.get("temperature")
+    _refuse_drawn(job.request.get("temperature"), place=f"{job.origin}: request.temperature")
+
+
+def _refuse_drawn(temperature: object, *, place: str) -> None:
     if temperature is None or (isinstance(temperature, int | float) and temperature <= 0):
         return
     raise JobError(
-        f"{job.origin}: request.temperature: {temperature!r} draws each answer at random, and "
+        f"{place}: {temperature!r} draws each answer at random, and "
         "--dedupe would give equal rows the same one",
         hint="--force-dedupe does it all the same; or drop --dedupe, or set temperature = 0",
     )
@@ -109,6 +114,22 @@ class Plan:
         """Rows with a request of their own that is not to be sent: done before, or not chosen now."""
         return self.rows - self.to_send - self.unsendable.total() - self.copies
 
+    def keep_first(self, limit: int) -> None:
+        """Only the first `limit` wanted rows stay wanted."""
+        position = -1
+        for _ in range(limit):
+            position = self.wanted.find(1, position + 1)
+            if position < 0:
+                return
+        self.wanted[position + 1 :] = bytes(self.rows - position - 1)
+
+    def keep_only(self, rows: Collection[int]) -> None:
+        """Of the wanted rows only those among `rows` stay wanted."""
+        kept = [row for row in rows if row < self.rows and self.wanted[row]]
+        self.wanted[:] = bytes(self.rows)
+        for row in kept:
+            self.wanted[row] = 1
+
     def has_request(self, row: int) -> bool:
         return self.entries[row] != UNSENDABLE
 
@@ -125,7 +146,7 @@ def make_plan(
     *,
     wanted: Wanted,
     new_columns: tuple[Column, ...],
-    dedupe: bool = False,
+    dedupe: Dedupe = Dedupe.OFF,
     watch: Watch | None = None,
 ) -> Plan:
     """Every row of the input, judged; reads it once from end to end, before the first call.
@@ -134,7 +155,8 @@ def make_plan(
     Raises InputError for records that are no rows (unless they are skipped), for labels that are
     not unique, and for columns that are not there.
     """
-    plan = Plan(dedupe=dedupe)
+    shared = dedupe is not Dedupe.OFF
+    plan = Plan(dedupe=shared)
     labels = _Labels(job)
     times = array("I")
     seen: dict[str, None] = dict.fromkeys(table.header or ())
@@ -147,9 +169,12 @@ def make_plan(
             plan.unsendable[request.status] += 1
             _append(plan, UNSENDABLE, 0, wanted=False)
             continue
-        number, occurrence = _entry_of(request.key, index, times, shared=dedupe)
+        number, occurrence = _entry_of(request.key, index, times, shared=shared)
         plan.duplicates += occurrence > 0
-        is_wanted = wanted(index.entry(number)) and not (dedupe and occurrence)
+        if dedupe is Dedupe.ON and occurrence and job.prompt.body is not None:
+            drawn = json.loads(request.body).get("temperature")
+            _refuse_drawn(drawn, place=f"{row.place}: temperature")
+        is_wanted = wanted(index.entry(number)) and not (shared and occurrence)
         _append(plan, number, occurrence, wanted=is_wanted)
         if watch is not None:
             watch(request, is_wanted, occurrence)
@@ -165,15 +190,18 @@ def make_plan(
 def requests(plan: Plan, table: Table, builder: PromptBuilder, index: Index) -> Iterator[Request]:
     """The requests to send, in input order; reads the input a second time.
 
-    Raises InputError when the input is not what it was when the plan was made.
+    Rows that were appended since the plan was made are left for the next run. Raises InputError
+    when the input is otherwise not what it was.
     """
     changed = InputError(
         f"{table.paths[0]} changed while it was read",
         hint="finished rows are kept; run again once nobody writes to it",
     )
-    for row in table.rows(columns=builder.columns, on_bad=lambda _: None):
+    read = 0
+    for row in table.rows(columns=builder.columns, on_bad=ignore):
         if row.index >= plan.rows:
-            raise changed
+            return
+        read += 1
         if not plan.wanted[row.index]:
             continue
         request = builder.build(row)
@@ -185,11 +213,11 @@ def requests(plan: Plan, table: Table, builder: PromptBuilder, index: Index) -> 
         if index.key(plan.entries[row.index]) != request.key:
             raise changed
         yield request
+    if read < plan.rows:
+        raise changed
 
 
-def _entry_of(
-    digest: bytes, index: Index, times: "array[int]", *, shared: bool
-) -> tuple[int, int]:
+def _entry_of(digest: bytes, index: Index, times: "array[int]", *, shared: bool) -> tuple[int, int]:
     """The entry number of the next row with this digest, and which occurrence it is."""
     first = index.add(digest)
     if first >= len(times):

@@ -105,14 +105,15 @@ class PriceBook:
             return _CONTRADICTORY
         rates = _step(match.rates, usage.input_tokens)
         dollars = _dollars(rates, counts, plain=rates.input, answer=rates.output)
-        may_be_plain, may_be_answer = _possible_rates(rates, usage)
-        has_bound = _UNBOUNDED_DOUBTS.isdisjoint(match.doubts)
+        least = most = dollars
+        plain, answer = _possible_rates(rates, usage)
+        if len(plain) > 1 or len(answer) > 1:
+            least = _dollars(rates, counts, plain=min(plain), answer=min(answer))
+            most = _dollars(rates, counts, plain=max(plain), answer=max(answer))
         return Quote(
             dollars=dollars,
-            at_least=_dollars(rates, counts, plain=min(may_be_plain), answer=min(may_be_answer)),
-            at_most=_dollars(rates, counts, plain=max(may_be_plain), answer=max(may_be_answer))
-            if has_bound
-            else None,
+            at_least=least,
+            at_most=most if _UNBOUNDED_DOUBTS.isdisjoint(match.doubts) else None,
             doubts=match.doubts + _doubts_of(rates, usage, counts),
             source=match.source,
         )

@@ -89,7 +89,8 @@ def count(number: float) -> str:
     """`812`, `18.2k`, `31.2M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
         if number >= 0.9995 * size:  # what would round up to the unit has it
-            return f"{number / (1e3 if unit == 'k' else size):.3g}{unit}"
+            scaled = number / (1e3 if unit == "k" else size)
+            return f"{scaled:#.3g}".rstrip(".") + unit
     return f"{number:,.0f}"
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import minijinja
 
+from batch_runner import media
 from batch_runner.errors import JobError
 from batch_runner.job import JobSpec, MissingPolicy
 from batch_runner.records import KEY_BYTES, ErrorCode, Failure, Request, Row, RowStatus
@@ -23,13 +25,14 @@ Renderer = Callable[[Context], Any]
 FUEL = 10_000_000
 """Template instructions a row may take: a loop over a 5 MB cell fits, an endless one ends."""
 
+_WRONG_FOR_EVERY_ROW = ("UnknownFilter", "UnknownTest", "UnknownFunction", "TemplateNotFound")
+"""Kinds of template errors that no other row would cure."""
+
 _NUMERIC = frozenset({
     "temperature", "top_p", "max_output_tokens", "max_tool_calls", "top_logprobs",
 })  # fmt: skip
 """Parameters the API wants as numbers; from a CSV cell they come as text."""
 
-_IMAGE_FILE = "image_file"
-"""A key of ours in messages; what is sent is `image_url`."""
 _ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
 _ROW_ITEM = re.compile(r"""\brow\s*\[\s*(["'])(.*?)\1\s*\]""")
 _canonical = json.JSONEncoder(
@@ -51,24 +54,26 @@ def digest_of(body: bytes) -> bytes:
     return blake2b(body, digest_size=KEY_BYTES).digest()
 
 
-def _no_image(name: str) -> str:
-    raise ValueError(f"image {name!r}: files are not read here")
+def _no_file(name: str) -> bytes:
+    raise ValueError(f"{name!r}: files are not read here")
 
 
 class PromptBuilder:
     """Builds the request of each row of one job.
 
-    `image_url` turns the name of an image file into a URL, or raises ValueError. Raises JobError
-    when a template cannot be compiled.
+    `read_file` gives the content of a file that a message names, or raises ValueError. Raises
+    JobError when a template cannot be compiled.
     """
 
-    def __init__(self, job: JobSpec, *, image_url: Callable[[str], str] = _no_image) -> None:
+    def __init__(self, job: JobSpec, *, read_file: Callable[[str], bytes] = _no_file) -> None:
         self._origin = job.origin
-        self._image_url = image_url
+        self._read_file = read_file
         self._missing = job.prompt.missing
         self.label_columns = job.input.key
         self._environment = _environment()
         self._names: set[str] = set()
+        self._shadowing: set[str] = set()
+        """Names that mean a column where there is one, and a function of the engine elsewhere."""
         self._uses_whole_row = False
         parts = _body_parts(job)
         self._static = {name: value for name, value in parts.items() if not _is_template(value)}
@@ -94,7 +99,12 @@ class PromptBuilder:
         """The columns a request is built from, labels included; None when it may need any."""
         if self._uses_whole_row:
             return None
-        return frozenset(self._names) | frozenset(self.label_columns)
+        return frozenset(self._names) | self._shadowing | frozenset(self.label_columns)
+
+    @property
+    def uses_columns(self) -> bool:
+        """False when every row sends the same."""
+        return bool(self._names or self._shadowing) or self._uses_whole_row
 
     def check_columns(self, known: Collection[str], *, source: str, hint: str = "") -> None:
         """Raise JobError for a template or key that names a column the input has not."""
@@ -107,14 +117,15 @@ class PromptBuilder:
                 original = next((k for k in known if near and k.lower() == near[0]), None)
                 raise JobError(
                     f"{self._origin}: {place}: {source} has no column {name!r} "
-                    f"(columns: {', '.join(known)})",
+                    f"(columns: {_listed(known)})",
                     hint=hint or (f"did you mean {original!r}?" if original else ""),
                 )
 
     def build(self, row: Row) -> Request | Failure:
         """The request of a row; its key is that of the first of equal requests.
 
-        A Failure with status SKIPPED is a row left out on purpose.
+        A Failure with status SKIPPED is a row left out on purpose. Raises JobError when a template
+        calls what does not exist: that shows when it is first run.
         """
         context = self._context(row)
         if isinstance(context, Failure):
@@ -123,17 +134,22 @@ class PromptBuilder:
             body = self._body(context)
             encoded = _canonical(body).encode()
         except minijinja.TemplateError as error:
+            if error.kind in _WRONG_FOR_EVERY_ROW:
+                raise JobError(f"{self._origin}: {error.name}: {error.message}") from None
             return _bad_input(f"{error.name}: {error.message}")
         except UnicodeEncodeError:
             return _bad_input("the text holds a lone surrogate, which no request can carry")
         except ValueError as error:
             return _bad_input(str(error))
+        model = body.get("model")
+        if not isinstance(model, str) or not model.strip():
+            return _bad_input(f"the request names no model (model: {model!r})")
         cap = body.get("max_output_tokens")
         return Request(
             row=row.index,
             key=digest_of(encoded),
             body=encoded,
-            model=str(body.get("model", "")),
+            model=model,
             max_output_tokens=cap if isinstance(cap, int) else None,
             label=self.label(row),
         )
@@ -148,6 +164,8 @@ class PromptBuilder:
         values: dict[str, Any] = {}
         empty: list[str] = []
         names = row.values.keys() if self._uses_whole_row else self._names
+        if self._shadowing:
+            names = names | (self._shadowing & row.values.keys())
         for name in names:
             value = row.values.get(name)
             if value is None or value == "":
@@ -181,10 +199,12 @@ class PromptBuilder:
 
     def _compile(self, value: Any, place: str, name: str) -> Renderer:
         if isinstance(value, Mapping):
-            items = {k: self._compile(v, f"{place}.{k}", k) for k, v in value.items()}
-            if _IMAGE_FILE in items:
-                items["image_url"] = self._image(items.pop(_IMAGE_FILE))
-            return lambda context: {k: item(context) for k, item in items.items()}
+            source = media.source_of(value)
+            items = {
+                k: self._compile(v, f"{place}.{k}", k) for k, v in value.items() if k != source
+            }
+            attach = self._attachment(value, source, place)
+            return lambda context: attach(context) | {k: v(context) for k, v in items.items()}
         if isinstance(value, list):
             renderers = [self._compile(v, f"{place}[{i}]", "") for i, v in enumerate(value)]
             return lambda context: [item(context) for item in renderers]
@@ -197,10 +217,23 @@ class PromptBuilder:
         environment = self._environment
         return lambda context: environment.render_template(place, **context)
 
-    def _image(self, file: Renderer) -> Renderer:
-        """The image itself in place of its name: an edited image is another request."""
-        url = self._image_url
-        return lambda context: url(str(file(context)))
+    def _attachment(
+        self, part: Mapping[str, Any], source: media.Source | None, place: str
+    ) -> Renderer:
+        """The file itself in place of its name: an edited image is another request."""
+        if source is None:
+            return lambda _context: {}
+        if source.is_column:
+            column = _column_of_bytes(part[source], f"{self._origin}: {place}.{source}")
+            self._names.add(column)
+            return lambda context: source.part(media.decoded(context[column], column), column)
+        path, read = self._compile(part[source], f"{place}.{source}", source), self._read_file
+
+        def attach(context: Context) -> dict[str, str]:
+            name = str(path(context))
+            return source.part(read(name), name)
+
+        return attach
 
     def _expression(self, source: str, *, numeric: bool) -> Renderer:
         """A parameter that is one expression keeps the type of its value."""
@@ -221,8 +254,8 @@ class PromptBuilder:
         for path in paths:
             head, _, rest = path.partition(".")
             if head != "row":
-                if head not in self._environment.globals:
-                    self._names.add(head)
+                shadows = head in self._environment.globals
+                (self._shadowing if shadows else self._names).add(head)
             elif rest:
                 self._names.add(rest.partition(".")[0])
             elif not literal:
@@ -276,9 +309,15 @@ def _column_name(messages: Any) -> str | None:
     return messages if isinstance(messages, str) else None
 
 
+def _column_of_bytes(value: Any, place: str) -> str:
+    if isinstance(value, str) and value.strip() and not _is_template(value):
+        return value
+    raise JobError(f"{place}: {value!r} must be the name of the column that holds the bytes")
+
+
 def _is_template(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return _IMAGE_FILE in value or any(map(_is_template, value.values()))
+        return media.source_of(value) is not None or any(map(_is_template, value.values()))
     if isinstance(value, list):
         return any(map(_is_template, value))
     return isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#"))
@@ -354,6 +393,11 @@ def _encodable(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_encodable, value))
     return True
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in islice(names, 30)]
+    return ", ".join(shown) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
 def _bad_input(message: str) -> Failure:

@@ -1,16 +1,51 @@
 """The same row asked differently: told what was wrong with its answer, or given more room."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from batch_runner.records import Request
+from batch_runner.course import Course
+from batch_runner.job import IncompletePolicy, InvalidPolicy
+from batch_runner.records import Completion, ErrorCode, Failure, Request, RowStatus
+from batch_runner.structured import AnswerSchema, flaw_of
 
 
 MORE_ROOM = 4
 """`on_incomplete = "retry"` multiplies max_output_tokens by this, once."""
 MOST_CORRECTIONS = 2
 """Repeats of a row because its answer did not fit; apart from every other budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reasking:
+    """The job's wishes about answers that came, and will not do."""
+
+    schema: AnswerSchema | None
+    on_invalid: InvalidPolicy
+    on_incomplete: IncompletePolicy
+
+    def judge(self, completion: Completion) -> Completion | Failure:
+        """The answer, or `json_invalid` where it does not fit and the job cares."""
+        if completion.status is not RowStatus.OK or self.on_invalid is InvalidPolicy.KEEP:
+            return completion
+        flaw = flaw_of(completion, self.schema)
+        if flaw is None:
+            return completion
+        return Failure(code=ErrorCode.JSON_INVALID, message=flaw, text=completion.text)
+
+    def changed(self, ending: Completion | Failure, course: Course) -> Request | None:
+        """The request to send instead of taking this ending; None to take it."""
+        if ending.code == ErrorCode.JSON_INVALID and self.on_invalid is InvalidPolicy.RETRY:
+            if course.corrections >= MOST_CORRECTIONS:
+                return None
+            course.corrections += 1
+            base = course.asked if course.enlarged else course.request
+            return with_correction(base, ending.message or "")
+        wanted = self.on_incomplete is IncompletePolicy.RETRY
+        if wanted and not course.enlarged and ending.code == ErrorCode.MAX_OUTPUT_TOKENS:
+            course.enlarged = True
+            return with_more_room(course.asked)
+        return None
 
 
 def with_correction(request: Request, flaw: str) -> Request:

@@ -204,6 +204,10 @@ class RowResult:
     """From the response."""
     service_tier: str | None = None
     response_id: str | None = None
+    http_status: int | None = None
+    """Of the final attempt; None when no reply came."""
+    request_id: str | None = None
+    """The `x-request-id` header of that reply: what an endpoint's support asks for."""
     finish_reason: str | None = None
     """`stop`, or the reply's incomplete reason."""
     latency_seconds: float | None = None
@@ -211,7 +215,7 @@ class RowResult:
     started_at: float | None = None
     """Unix time at which the first attempt began."""
     finished_at: float | None = None
-    run_id: str | None = None
+    run_id: str | None = field(default=None, compare=False)
     """The run that made the calls; set when read back from the journal."""
     reply: Mapping[str, Any] | None = None
     """The reply's body without what only echoes the request."""

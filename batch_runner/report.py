@@ -48,7 +48,7 @@ def _lines(summary: RunSummary) -> Iterator[str]:
         yield f"cost     {_cost(summary)}"
     if quantiles := summary.latency_quantiles:
         words = [f"{name} {duration(s)}" for name, s in quantiles.items() if name != "max"]
-        yield f"latency  {' '.join(words)}"
+        yield f"latency  {'  '.join(words)}"
     if failed := _failed(summary):
         yield f"failed   {failed}"
     if (limited := summary.codes[ErrorCode.RATE_LIMITED]) and not _all_pass(summary):

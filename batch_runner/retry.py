@@ -67,6 +67,8 @@ class Problem:
     """Why its billing is unknown; None when it certainly cost nothing, or its usage came back."""
     wait_seconds: float | None = None
     """The server's own wait."""
+    hint: str = ""
+    """The way out, where the failure concerns everyone and its code alone does not show it."""
     may_retry: bool | None = None
     """The server's `x-should-retry`, which overrules every budget's first use."""
 
@@ -139,15 +141,19 @@ def judge_status(
     wait = retry_after_seconds(headers, now=now)
     may_retry = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
     code, blame = _code_and_blame(status, error, waits=wait is not None, shared_model=shared_model)
-    described = error.message or f"HTTP {status}"
+    described, hint = error.message, ""
+    if 300 <= status < 400:
+        described = f"redirects to {headers.get('location', 'nowhere')!r}, which is not followed"
+        hint = "set endpoint.base_url to the address the server really has"
     return Problem(
         failure=Failure(
-            code=code, message=f"HTTP {status}: {described}" if error.message else described
+            code=code, message=f"HTTP {status}: {described}" if described else f"HTTP {status}"
         ),
         blame=blame,
         unknown=UnknownBilling.SERVER_ERROR if blame is Blame.MAYBE_BILLED else None,
         wait_seconds=wait,
         may_retry=may_retry,
+        hint=hint,
     )
 
 

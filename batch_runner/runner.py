@@ -26,18 +26,18 @@ from batch_runner.errors import (
 )
 from batch_runner.expectation import recall
 from batch_runner.export import Exported, export
+from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.job import FormulaPolicy, JobSpec
 from batch_runner.jobfile import api_key, key_source
-from batch_runner.journal import Intent, Journal, LockPolicy, PastRun, RunDirectory, replay
+from batch_runner.journal import Journal, LockPolicy, PastRun, RunDirectory, replay
 from batch_runner.logs import about
 from batch_runner.plan import Dedupe, Wanted, requests, unfinished
 from batch_runner.progress import Display, ProgressStyle, Snapshot, display_for
 from batch_runner.records import RowResult, RowStatus
-from batch_runner.spending import budget_in_words, check_prices
 from batch_runner.remedy import command
+from batch_runner.spending import budget_in_words, check_prices
 from batch_runner.summary import RunSummary
-from batch_runner.findings import gather
 from batch_runner.tally import Tally
 from batch_runner.work import (
     Work,
@@ -153,10 +153,10 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
     ):
         done = work.plan.not_wanted
         if options.rows is not None:
-            _keep_only(work.plan.wanted, options.rows)
+            work.plan.keep_only(options.rows)
         _apply_changes(work, options)
         if options.limit is not None:
-            _keep_first(work.plan.wanted, options.limit)
+            work.plan.keep_first(options.limit)
         _log_plan(work, done=done)
         if options.on_begin is not None and not options.dry_run:
             options.on_begin()
@@ -199,7 +199,11 @@ def _dispatch(
         return display_for(options.progress, first, log=log, clock=time.monotonic)
 
     url = job.endpoint.base_url
-    fields = {"gen_ai.request.model": job.model, "server.address": url, "to_send": work.plan.to_send}
+    fields = {
+        "gen_ai.request.model": job.model,
+        "server.address": url,
+        "to_send": work.plan.to_send,
+    }
     extra = {"event": "run_start", "fields": fields}
     log.info("%s at %s, %s", job.model, url, key_source(job, key), extra=extra)
     return Dispatch(
@@ -242,25 +246,6 @@ def _apply_changes(work: Work, options: RunOptions) -> None:
     check_changes(changes, origin=work.job.origin, most_share=most)
 
 
-def _keep_only(wanted: bytearray, rows: frozenset[int]) -> None:
-    """Of the wanted rows only those among `rows` stay wanted."""
-    kept = [row for row in rows if row < len(wanted) and wanted[row]]
-    wanted[:] = bytes(len(wanted))
-    for row in kept:
-        wanted[row] = 1
-
-
-def _keep_first(wanted: bytearray, limit: int) -> None:
-    """Only the first `limit` wanted rows stay wanted."""
-    position = -1
-    for _ in range(limit):
-        position = wanted.find(1, position + 1)
-        if position < 0:
-            return
-    rest = len(wanted) - position - 1
-    wanted[position + 1 :] = bytes(rest)
-
-
 def _budget(work: Work) -> Budget | None:
     limit = work.job.limits.max_cost
     if limit is None:
@@ -293,8 +278,8 @@ def _conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> Run
     summary = _summary_of_plan(work)
     if dispatch is not None:
         _add_calls(summary, dispatch)
-    has_lost = summary.exit_code is ExitCode.STORAGE
-    summary.bill = _whole_bill(work, lost=_lost_calls(work) if has_lost else None)
+    storage_failed = summary.exit_code is ExitCode.STORAGE
+    summary.bill = _whole_bill(work, storage_failed=storage_failed)
     stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
     if options.dry_run or not options.write_output:
         return summary
@@ -411,24 +396,16 @@ def _price_source(bill: Bill, work: Work) -> str | None:
     return ", ".join(sorted(bill.sources)) or source_of(work.prices, {work.job.model: 1})
 
 
-def _whole_bill(work: Work, *, lost: tuple[Intent, ...] | None = None) -> Bill:
+def _whole_bill(work: Work, *, storage_failed: bool) -> Bill:
     """What all runs of this journal cost, calls lost in crashes included."""
     bill = Bill()
     for result in work.replay.results():
         bill.merge(work.biller.bill(result))
-    for intent in work.replay.unknown if lost is None else lost:
-        if not _heard_of_since(work, intent.key):
-            bill.merge(work.biller.bill_lost(intent, at=None))
+    lost = work.replay.unknown
+    if storage_failed or work.replay.pending:
+        # This run has lost calls itself, or heard the end of some that were lost before.
+        with replay(RunDirectory(work.job.run_path)) as now:
+            lost = now.unknown
+    for intent in lost:
+        bill.merge(work.biller.bill_lost(intent, at=None))
     return bill
-
-
-def _lost_calls(work: Work) -> tuple[Intent, ...]:
-    """Calls without a result, those of this run too: the disk refused what they brought."""
-    with replay(RunDirectory(work.job.run_path)) as now:
-        return now.unknown
-
-
-def _heard_of_since(work: Work, key: bytes) -> bool:
-    """A background response of an earlier run was asked for by this run, whose result tells of it."""
-    entry = work.replay.index.find(key) if key in work.replay.pending else None
-    return entry is not None and entry.file >= work.earlier_segments

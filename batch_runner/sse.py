@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
 def events(body: bytes) -> Iterator[Mapping[str, Any]]:

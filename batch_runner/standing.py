@@ -30,13 +30,18 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         bad_records=work.plan.bad_count,
         bad_places=[record.place for record in work.plan.bad],
         damaged_records=sum(not place.is_expected for place in work.replay.damage),
-        bill=findings.bill,
-        run_bill=findings.bill,
+        bill=findings.bill(),
+        run_bill=findings.bill(),
         price_source=source_of(work.prices, {work.job.model: 1}),
         latency_quantiles=findings.latencies.quantiles(),
         warnings=list(work.warnings),
     )
     _count_rows(summary, work)
+    if findings.left_over:
+        summary.warnings.append(
+            f"{findings.left_over:,} results are of prompts or rows that the job no longer has; "
+            "their tokens and cost are counted"
+        )
     if is_locked(RunDirectory(work.job.run_path)):
         summary.warnings.append(
             "a run is going on: its calls in flight count as billing unknown until they end"

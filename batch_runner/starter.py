@@ -41,6 +41,8 @@ class ColumnLook:
     def describe(self, rows: int) -> str:
         gaps = "" if self.filled == rows else f", empty in {rows - self.filled} of {rows}"
         size = f"about {self.mean_length:,.0f} characters, at most {self.longest:,}"
+        if self.mean_length == self.longest:
+            size = f"{self.longest:,} character{'s' * (self.longest != 1)}"
         return f"{_one_line(self.name)}: {size if self.filled else 'no values'}{gaps}"
 
 

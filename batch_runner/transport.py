@@ -8,11 +8,12 @@ import os
 import ssl
 import urllib.request
 from contextvars import ContextVar
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 from httpx_aiohttp import AiohttpTransport
 
 from batch_runner.errors import UsageError
@@ -26,7 +27,7 @@ IDLE_SECONDS = 4.0
 """llama.cpp and others close idle connections after 5 s; ours must be gone before theirs."""
 
 REUSED: ContextVar[bool] = ContextVar("reused", default=False)
-"""Whether the attempt in this task went out on a kept-alive connection."""
+"""Whether the attempt in this task went out on a kept-alive connection; set True before it."""
 
 
 def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> AiohttpTransport:
@@ -41,17 +42,15 @@ def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> 
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
                 limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=proxy_url,
             trust_env=False,
-            trace_configs=[_watch_reuse()],
         )
 
-    return AiohttpTransport(
-        verify=context, client=session, proxy=httpx.Proxy(proxy_url) if proxy_url else None
-    )
+    return AiohttpTransport(verify=context, client=session)
 
 
 def judge_exchange_error(error: Exception) -> Problem | None:
@@ -64,13 +63,16 @@ def judge_exchange_error(error: Exception) -> Problem | None:
         cause = error.__cause__
     for kinds, code, blame, unknown in _MEANING:
         if isinstance(cause, kinds):
-            message = f"{_CODE_WORDS[code]}: {str(cause) or type(cause).__name__}"
-            return Problem(
-                failure=Failure(code=code, message=message), blame=blame, unknown=unknown
+            failure = Failure(
+                code=code, message=f"{_CODE_WORDS[code]}: {str(cause) or type(cause).__name__}"
             )
+            untrusted = isinstance(cause, aiohttp.ClientConnectorCertificateError)
+            hint = _UNTRUSTED_HINT if untrusted else ""
+            return Problem(failure=failure, blame=blame, unknown=unknown, hint=hint)
     return None
 
 
+_UNTRUSTED_HINT = "if you trust this endpoint, name the PEM file of its authority: endpoint.ca_file or SSL_CERT_FILE"
 _CODE_WORDS = {
     ErrorCode.CONNECTION: "connection failed",
     ErrorCode.TIMEOUT: "timed out",
@@ -156,10 +158,14 @@ def _environment_proxy(scheme: str, host: str) -> str | None:
     return proxies.get(scheme) or proxies.get("all")
 
 
-def _watch_reuse() -> aiohttp.TraceConfig:
-    async def reused(*_: Any) -> None:
-        REUSED.set(True)
+class _Connector(aiohttp.TCPConnector):
+    """Tells `REUSED` when an attempt needed a new connection; a TraceConfig costs 60 us a call."""
 
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(reused)
-    return trace
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
+    ) -> ResponseHandler:
+        REUSED.set(False)
+        return await super()._create_connection(req, traces, timeout)

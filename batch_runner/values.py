@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from batch_runner import hosts
 from batch_runner.concurrency import Concurrency
@@ -25,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY_PREFIX = re.compile(r"(?:Bearer\s+)?(?:sk|rk|pk|key|gsk|xai|AIza)[-_][A-Za-z0-9_-]{12,}")
 _KEY_LIKE = re.compile(r"(?=[^-_]*\d)(?=[^-_]*[A-Za-z])[A-Za-z0-9]{24,}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key"})
 
 
@@ -217,8 +219,39 @@ def looks_like_a_key(word: str) -> bool:
     )
 
 
+def file_ending(*suffixes: str) -> Callable[[Any], str]:
+    """A path with one of the suffixes: what is written there replaces what was there."""
+
+    def read(value: Any) -> str:
+        if not filled(value).lower().endswith(suffixes):
+            raise WrongValueError(f"must end in {' or '.join(suffixes)}")
+        return cast("str", value)
+
+    return read
+
+
+def proxy(value: Any) -> str:
+    """The URL of a proxy; one with a password is not repeated."""
+    url = urlsplit(text(value))
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise (SecretValueError if "@" in value else WrongValueError)(
+            "must look like http://proxy:3128"
+        )
+    return cast("str", value)
+
+
+def header_name(value: Any) -> str:
+    if not _HEADER_NAME.fullmatch(text(value)):
+        raise WrongValueError("is no name of a header")
+    return cast("str", value)
+
+
 def headers(value: Any) -> Mapping[str, str]:
     for name, content in text_table(value).items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise SecretValueError(f"{name!r} is no name of a header")
+        if not (content.isascii() and content.isprintable()):
+            raise SecretValueError(f"{name} holds control or non-ASCII characters")
         if name.lower() in _KEY_HEADERS or _KEY_PREFIX.fullmatch(content):
             raise SecretValueError(
                 f"must not carry a key ({name}): name the key's variable in api_key_env"

@@ -7,18 +7,18 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from batch_runner.atomic import publish
+from batch_runner.attachments import read_attachment
 from batch_runner.bill import Biller, possible_tiers
 from batch_runner.columns import OutputColumns, output_columns
-from batch_runner.disk import FULL, explained
+from batch_runner.disk import FULL, REAL_DISK, explained, make_folders
 from batch_runner.errors import InputError, JobError, StorageError, UsageError
-from batch_runner.images import data_url
 from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
     DamagedManifest,
@@ -35,7 +35,15 @@ from batch_runner.plan import Dedupe, Plan, Wanted, Watch, check_dedupe, make_pl
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
 from batch_runner.structured import AnswerSchema
-from batch_runner.tables import Format, Table, format_of, open_table, suggest_delimiter
+from batch_runner.tables import (
+    Format,
+    OpenAIBatchTable,
+    Table,
+    failures_path,
+    format_of,
+    open_table,
+    suggest_delimiter,
+)
 
 
 @dataclass(kw_only=True)
@@ -82,7 +90,7 @@ def open_work(
     table = open_input(job)
     input_identity = identity_of(table.paths)
     check_output(job, table)
-    builder = PromptBuilder(job, image_url=partial(data_url, folder=job.folder))
+    builder = PromptBuilder(job, read_file=partial(read_attachment, folder=job.folder))
     columns = output_columns(job, many_files=len(table.paths) > 1 or _is_glob(job))
     schema = _answer_schema(job)
     if table.header is not None:
@@ -107,7 +115,8 @@ def open_work(
             found.index,
             wanted=wanted,
             new_columns=columns.columns,
-            dedupe=dedupe is not Dedupe.OFF,
+            # Whoever only reads shows what was shared; a run is what may be refused.
+            dedupe=Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe,
             watch=watch,
         )
         prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
@@ -159,6 +168,9 @@ def check_target(path: Path, table: Table, *, place: str) -> None:
     place = f"{place}: {str(path)!r}"
     if path.is_dir():
         raise JobError(f"{place} is a directory", hint="name a file in it")
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not folder.is_dir():
+        raise JobError(f"{place}: {str(folder)!r} is a file", hint="choose another folder")
     try:
         format_of(path)
     except InputError:
@@ -166,7 +178,10 @@ def check_target(path: Path, table: Table, *, place: str) -> None:
             f"{place}: the suffix {path.suffix!r} names no format",
             hint="end it in .csv, .tsv, .jsonl or .parquet (also with .gz .bz2 .xz .zst)",
         ) from None
-    if any(path.exists() and path.samefile(source) for source in table.paths):
+    written = [path]
+    if isinstance(table, OpenAIBatchTable):
+        written.append(failures_path(path))
+    if any(p.exists() and p.samefile(source) for p in written for source in table.paths):
         raise JobError(f"{place} is also the input", hint="choose another file")
 
 
@@ -199,8 +214,14 @@ def put_journal_aside(work: Work) -> None:
 
 
 def remember_job(work: Work) -> None:
-    """The manifest says which prompt and input the journal was last used with."""
-    write_manifest(RunDirectory(work.job.run_path).manifest, manifest_of(work))
+    """The manifest says which prompt and input the journal was last used with.
+
+    What else it says stays: `freshness` sees for itself whether its part still holds.
+    """
+    path = RunDirectory(work.job.run_path).manifest
+    found, new = read_manifest(path), manifest_of(work)
+    kept = found.extra if isinstance(found, Manifest) else {}
+    write_manifest(path, replace(new, extra={**kept, **new.extra}))
 
 
 def manifest_of(work: Work) -> Manifest:
@@ -250,7 +271,7 @@ def _answer_schema(job: JobSpec) -> AnswerSchema | None:
 
 def _create(directory: RunDirectory) -> None:
     with explained("make", directory.path.parent):
-        directory.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(REAL_DISK, directory.path.parent)
     directory.create()
 
 
@@ -314,6 +335,8 @@ def _warn(work: Work) -> None:
         work.warnings.append(
             f"{records} could not be read and left out, the first at {plan.bad[0].place}"
         )
+    if plan.rows > 1 and not work.builder.uses_columns:
+        work.warnings.append("the prompt names no column, so every row asks for the same")
     damaged = sum(not place.is_expected for place in work.replay.damage)
     if damaged:
         work.warnings.append(

@@ -1,12 +1,14 @@
 """What most tests stand on: a clean environment, a fault server, and the command line as users have it."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 

@@ -17,7 +17,10 @@ def assert_honest_bill(output: Path, ledger: Ledger, *, exact: bool = False) -> 
     """
     meta = json.loads(output.with_name(output.name + ".meta.json").read_text())
     totals = ledger.totals
-    said = {name: None if text is None else Decimal(text) for name, text in meta["cost_usd_exact"].items()}
+    said = {
+        name: None if text is None else Decimal(text)
+        for name, text in meta["cost_usd_exact"].items()
+    }
     assert meta["calls_sent"] >= totals.received, "calls that reached the server are missing"
     assert said["at_least"] is not None
     assert said["at_least"] <= totals.delivered.dollars, "claims to know of more than was told"

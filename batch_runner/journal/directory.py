@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from batch_runner.disk import REAL_DISK, Disk, explained, make_folders
+from batch_runner.disk import REAL_DISK, Disk, explained, make_folders, sync_folder
 
 
 _SEGMENT_NAME = re.compile(r"(\d{8,})\.jsonl")
@@ -32,6 +32,10 @@ class RunDirectory:
         with explained("create the run directory", self.path):
             make_folders(disk, self.path, mode=0o700)
             make_folders(disk, self.segments, mode=0o700)
+            # Folders that were there may be those of a process that died before it had synced their
+            # names: a power cut would take them, with all that is in them by then.
+            sync_folder(disk, self.path.parent)
+            sync_folder(disk, self.path)
             disk.close(disk.open(self.lock, os.O_RDWR | os.O_CREAT))
 
     def segment(self, number: int) -> Path:

@@ -5,7 +5,7 @@ The key comes first, then status and code, at fixed places: recovery reads them 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batch_runner.errors import UsageError
@@ -51,7 +51,7 @@ class Intent:
     request_bytes: int | None
     """None where bytes do not bound the input: see `Request.input_bound_bytes`."""
     max_output_tokens: int | None
-    run_id: str | None = None
+    run_id: str | None = field(default=None, compare=False)
     """The run that made the call; set when read back from the journal."""
 
 
@@ -152,6 +152,8 @@ def result_body(result: RowResult) -> bytes:
         "model": result.model,
         "service_tier": result.service_tier,
         "response_id": result.response_id,
+        "http_status": result.http_status,
+        "request_id": result.request_id,
         "finish_reason": result.finish_reason,
         "latency_seconds": result.latency_seconds,
         "started_at": result.started_at,
@@ -191,6 +193,8 @@ def read_result(line: bytes) -> RowResult:
         model=fields.get("model"),
         service_tier=fields.get("service_tier"),
         response_id=fields.get("response_id"),
+        http_status=fields.get("http_status"),
+        request_id=fields.get("request_id"),
         finish_reason=fields.get("finish_reason"),
         latency_seconds=fields.get("latency_seconds"),
         started_at=fields.get("started_at"),

@@ -24,7 +24,7 @@ from batch_runner.journal.record import (
     Header,
     Intent,
 )
-from batch_runner.journal.scan import Damage, Line, Segment, read_journal
+from batch_runner.journal.scan import Damage, Line, Segment, header_of, read_journal
 from batch_runner.records import Pending, RowResult
 
 
@@ -61,6 +61,7 @@ class Replay:
         """Oldest first."""
         self._directory = directory
         self._disk = disk
+        self._run_ids: dict[int, str | None] = {}
         self._open: OrderedDict[int, int] = OrderedDict()  # file number to descriptor, by last use
 
     def find(self, key: bytes) -> Entry | None:
@@ -78,7 +79,7 @@ class Replay:
         expected = RESULT + self.index.key(entry.number).hex().encode()
         if not (data.startswith(expected) and line.is_intact(data)):
             return None
-        return record.read_result(data)
+        return replace(record.read_result(data), run_id=self._run_id(entry.file))
 
     def results(self) -> Iterator[RowResult]:
         """Every result in the order it was written, superseded ones too: they were paid for."""
@@ -102,6 +103,14 @@ class Replay:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _run_id(self, file: int) -> str | None:
+        """The run that wrote a segment."""
+        if file not in self._run_ids:
+            path = self._directory.segments / self.index.files[file]
+            header = header_of(path, disk=self._disk)
+            self._run_ids[file] = header.run_id if header else None
+        return self._run_ids[file]
 
     def _descriptor(self, file: int) -> int:
         """An open descriptor of the segment; at most `_OPEN_FILES` stay open."""

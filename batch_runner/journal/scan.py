@@ -102,7 +102,7 @@ def find_segments(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> list[Se
     """The segments in the order they were written: by their headers, where names are wrong."""
     with explained("read the journal in", directory.segments):
         segments = [
-            Segment(path=path, number=n, header=_peek(disk, path))
+            Segment(path=path, number=n, header=header_of(path, disk=disk))
             for n in directory.segment_numbers(disk=disk)
             for path in [directory.segment(n)]
         ]
@@ -190,7 +190,8 @@ def _pieces(disk: Disk, path: Path) -> Iterator[list[bytes]]:
             disk.close(fd)
 
 
-def _peek(disk: Disk, path: Path) -> Header | None:
+def header_of(path: Path, *, disk: Disk = REAL_DISK) -> Header | None:
+    """Which process wrote a segment; None where its first line is damaged or gone."""
     with closing(read_lines(path, numbers=Numbers(), damage=[], disk=disk)) as lines:
         line = next(lines, None)
     return read_header(line[1]) if line and line[1].startswith(HEADER) else None

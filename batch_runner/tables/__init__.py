@@ -16,15 +16,27 @@ from batch_runner.tables.formats import (
     refuse,
 )
 from batch_runner.tables.jsonl import JsonlTable, open_jsonl
+from batch_runner.tables.openai_batch import (
+    BatchAnswer,
+    BatchLine,
+    OpenAIBatchTable,
+    failures_path,
+    open_openai_batch,
+    read_batch_lines,
+    request_line,
+)
 from batch_runner.tables.parquet import ParquetTable, open_parquet
 from batch_runner.tables.table import Table, check_new_columns
 
 
 __all__ = [
     "Answer",
+    "BatchAnswer",
+    "BatchLine",
     "CsvTable",
     "Format",
     "JsonlTable",
+    "OpenAIBatchTable",
     "ParquetTable",
     "Table",
     "TornLine",
@@ -32,10 +44,13 @@ __all__ = [
     "check_new_columns",
     "compressed",
     "expand",
+    "failures_path",
     "format_of",
     "ignore",
     "open_table",
+    "read_batch_lines",
     "refuse",
+    "request_line",
     "suggest_delimiter",
 ]
 
@@ -61,10 +76,7 @@ def open_table(
         case Format.PARQUET:
             return open_parquet(files)
         case Format.OPENAI_BATCH:
-            raise InputError(
-                "input.format = 'openai-batch' holds requests, not a table of rows",
-                hint='for rows of JSON use input.format = "jsonl"',
-            )
+            return open_openai_batch(files, encoding=encoding)
 
 
 def _common_format(files: tuple[Path, ...]) -> Format:

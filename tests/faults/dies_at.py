@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 
 import batch_runner.runner  # noqa: F401  # loaded once, before forking
@@ -23,38 +24,33 @@ from batch_runner.journal import Journal
 
 ROWS = 12
 folder, trouble = Path(sys.argv[1]), sys.argv[2]
-left = 0
+operations = count(1)  # next() on it is atomic: the journal syncs in a thread
+fatal = 0
 
 
 def deadly(operation):
     def act(self, *arguments):
-        global left  # noqa: PLW0603  # a process counts its own operations
-        left -= 1
-        if left == 0:
-            reached()
-        if left == 0 and trouble.startswith("E"):
+        if next(operations) != fatal:
+            return operation(self, *arguments)
+        os.close(os.open("reached", os.O_CREAT | os.O_WRONLY))
+        if trouble.startswith("E"):
             number = getattr(errno, trouble)
             raise OSError(number, os.strerror(number))
-        if left == 0 and trouble == "before":
+        try:
+            if trouble == "after":
+                operation(self, *arguments)
+        finally:
             os.kill(os.getpid(), signal.SIGKILL)
-        outcome = operation(self, *arguments)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return outcome
 
     return act
 
 
-def reached():
-    os.close(os.open("reached", os.O_CREAT | os.O_WRONLY))
-
-
 def in_a_process_of_its_own(place, n):
     """The status of a run that meets trouble at its n-th operation."""
-    global left  # noqa: PLW0603  # as above
+    global fatal  # noqa: PLW0603  # each process has its own
     child = os.fork()
     if child == 0:
-        left = n
+        fatal = n
         os.chdir(place)
         os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         os._exit(main(["run", "job.toml", "--progress", "off"]))

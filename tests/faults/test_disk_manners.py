@@ -271,8 +271,13 @@ def test_a_read_only_mount_and_a_full_disk_are_found_before_the_first_call(
     assert ground.run("-n", "1")[0] == 0  # the run directory is there already
     folder = ground.folder
     read_only = f'mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}; exec "$@"'
-    full = f"mount -t tmpfs -o size=64k none {folder}/full; cp in.csv job.toml full; cd full; " \
-        "head -c 1M /dev/zero >filler; exec \"$@\""  # fmt: skip
+    full = f"""
+        mount -t tmpfs -o size=64k none {folder}/full
+        cp in.csv job.toml full
+        cd full
+        head -c 1M /dev/zero >filler
+        exec "$@"
+    """
     (folder / "full").mkdir()
     outcomes = [
         ground.run(command=["unshare", "-m", "sh", "-c", story, "sh", *ground.command()])

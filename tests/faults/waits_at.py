@@ -1,5 +1,6 @@
 """A batch-runner that stops for a signal at a stage: waits_at.py plan|export."""
 
+import os
 import sys
 import time
 
@@ -8,7 +9,7 @@ from batch_runner.cli import main
 
 
 def wait(*_arguments, **_options):
-    print("waiting", file=sys.stderr, flush=True)
+    os.write(2, b"waiting\n")
     time.sleep(60)
 
 

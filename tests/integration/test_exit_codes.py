@@ -354,6 +354,25 @@ def test_settings_without_effect_on_a_finished_output_do_not(work):
     assert read_manifest(work.folder / "out.csv.run/manifest.json").extra["exported"]
 
 
+def test_a_deduped_run_with_nothing_to_do_leaves_the_output_alone_too(work):
+    with (work.folder / "in.csv").open("a") as file:
+        file.write("5,one\n")
+    assert work("run", "--dedupe") == 0
+    assert work.calls() == 4
+    before = stamp(work)
+    assert work("run", "--dedupe") == 0
+    assert stamp(work) == before
+
+
+def test_an_output_made_with_kept_answers_is_not_taken_for_one_without(work):
+    assert work("run") == 0
+    assert work("run", *PROMPT, "--on-change", "keep") == 0
+    assert work("run", *PROMPT) == 2, "the guard still stands"
+    before = stamp(work)
+    assert work("run", *PROMPT, "--on-change", "keep") == 0
+    assert stamp(work) == before
+
+
 # retry
 
 
@@ -409,6 +428,51 @@ def test_export_never_replaces_the_input(work):
     assert work("export", "-o", "in.csv") == 2
     assert "-o: " in work.ran.err
     assert (work.folder / "in.csv").read_text() == before
+
+
+# Keys
+
+
+def keys_received(work):
+    work.server.settle()
+    return {request.headers.get("authorization") for request in work.server.seen}
+
+
+def test_the_key_of_the_named_variable_is_sent_and_written_nowhere(work):
+    named = ["--set", "endpoint.api_key_env=MY_KEY"]
+    assert work("run", *named, MY_KEY=" sk-very-secret-0123 \n") == 0
+    assert keys_received(work) == {"Bearer sk-very-secret-0123"}
+    written = [path.read_bytes() for path in work.folder.rglob("*") if path.is_file()]
+    assert not [data for data in written if b"very-secret" in data]
+    assert "very-secret" not in work.ran.err + work.ran.out
+
+
+def test_a_named_key_that_is_not_there_is_2_on_this_machine_too(work):
+    named = ["--set", "endpoint.api_key_env=MY_KEY"]
+    assert work("run", *named) == 2
+    assert "MY_KEY is not set" in work.ran.err
+    assert work("run", *named, MY_KEY="") == 2
+    assert "MY_KEY is empty" in work.ran.err
+    assert work("run", *named, MY_KEY="sk-very secret") == 2
+    assert "very secret" not in work.ran.err
+    assert work.calls() == 0
+
+
+def test_the_default_key_is_not_sent_to_a_host_of_the_jobs_choosing(work):
+    assert work("run", OPENAI_API_KEY="sk-default-0123456") == 0
+    assert keys_received(work) == {None}
+
+
+def test_a_key_typed_on_the_command_line_is_2_and_not_repeated(work):
+    for words in (
+        ["--set", "endpoint.api_key=sk-very-secret-0123"],
+        ["--set", "request.metadata.k=sk-very-secret-0123"],
+        ["--base-url", "https://user:sk-very-secret-0123@host/v1"],
+        ["--api-key", "sk-very-secret-0123"],
+    ):
+        assert work("run", *words) == 2
+        assert "very-secret" not in work.ran.err
+    assert work.calls() == 0
 
 
 # stdout and stderr

@@ -235,6 +235,17 @@ def test_a_column_of_another_spelling_is_suggested(run, fault_server):
     refused(run("in.csv", prompt="{{ title"), fault_server, "prompt.input", "line 1")
 
 
+def test_a_prompt_without_columns_is_told_for_every_row_asks_the_same(run, fault_server):
+    (run.folder / "in.csv").write_text("body\na\nb\n")
+    assert "names no column" in run("in.csv", prompt="Summarize body").err
+    assert "names no column" not in run("in.csv", output="out2.csv").err
+
+
+def test_a_filter_that_does_not_exist_is_found_before_any_call(run, fault_server):
+    (run.folder / "in.csv").write_text("body\na\nb\n")
+    refused(run("in.csv", prompt="{{ body | sumarize }}"), fault_server, "prompt.input", "sumarize")
+
+
 # 7. Text that looks like something else
 
 
@@ -375,7 +386,7 @@ def test_json_of_another_shape_is_named_with_a_way_to_convert(run, fault_server,
 
 
 def test_a_field_may_show_up_late(run, fault_server):
-    lines = ['{"n":%d}' % n for n in range(5000)] + ['{"n":5000,"body":"here"}']
+    lines = [json.dumps({"n": n}) for n in range(5000)] + ['{"n":5000,"body":"here"}']
     (run.folder / "in.jsonl").write_text("\n".join(lines) + "\n")
     assert run("in.jsonl", "--set", "prompt.missing=skip").code == 0
     assert prompts(fault_server) == ["here"]
@@ -571,6 +582,31 @@ def test_compressed_files_of_several_members_are_read_and_written(run, fault_ser
         assert written.startswith(b"body,llm_status\n")
         assert written.count(b",ok\n") == 2
     assert prompts(fault_server) == list("abcdef")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "jsonl.zst"])
+@pytest.mark.parametrize("source", ["csv", "jsonl", "parquet"])
+def test_any_format_can_be_written_as_any_other(run, fault_server, source, suffix):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from batch_runner.tables import open_table
+
+    (run.folder / "in.csv").write_text('id,body\n007,"a\tb"\n008,"c\nd"\n')
+    (run.folder / "in.jsonl").write_text(
+        '{"id":"007","body":"a\\tb"}\n{"id":"008","body":"c\\nd"}\n'
+    )
+    columns = {"id": ["007", "008"], "body": ["a\tb", "c\nd"]}
+    pq.write_table(pa.table(columns), run.folder / "in.parquet")
+
+    ran = run(f"in.{source}", output=f"out.{suffix}")
+
+    assert ran.code == 0, ran.err
+    written = [dict(row.values) for row in open_table([run.folder / f"out.{suffix}"]).rows()]
+    assert written == [
+        {"id": "007", "body": "a\tb", "llm_status": "ok"},
+        {"id": "008", "body": "c\nd", "llm_status": "ok"},
+    ]
 
 
 def test_a_damaged_archive_is_named_before_any_call(run, fault_server):

@@ -114,6 +114,22 @@ def test_on_result_hears_of_every_row_that_was_sent(job_path):
     assert sorted(result.label for result in heard) == ["a", "b", "d"]
 
 
+def test_an_error_of_on_result_is_raised_once_what_is_in_flight_is_stored(ask, fault_server):
+    frame = pd.DataFrame({"body": [f"row {n}" for n in range(40)]})
+    fault_server.change(latency_seconds=0.05)
+
+    def burst(_result):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ask(frame, settings={"limits.concurrency": 4}, on_result=burst)
+    asked = calls(fault_server)
+    assert 4 <= asked < 40
+    fault_server.change(latency_seconds=0.0)
+    assert (ask(frame)["llm_status"] == "ok").all()
+    assert calls(fault_server) == 40
+
+
 def test_run_async_works_in_a_loop_that_is_running(job_path):
     async def main():
         ticks = 0
@@ -303,3 +319,9 @@ def test_the_library_does_not_set_up_logging(frame, ask):
     before = logging.getLogger("batch_runner").handlers[:]
     ask(frame)
     assert logging.getLogger("batch_runner").handlers == before
+
+
+def test_an_estimate_sends_nothing(job_path, fault_server):
+    plan = br.estimate(br.load_job(job_path))
+    assert plan.rows == 4
+    assert calls(fault_server) == 0

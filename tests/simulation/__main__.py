@@ -1,5 +1,6 @@
 """`python -m tests.simulation 10000`, or `--seed 1234` for one history with everything it tells."""
 
+# ruff: noqa: T201  a command prints
 import argparse
 import logging
 import multiprocessing

@@ -3,7 +3,7 @@
 import os
 
 import batch_runner.plan
-from batch_runner.disk import Disk
+from batch_runner.journal import line as line_module
 from batch_runner.journal import scan
 from batch_runner.journal.line import SEAL_BYTES
 from batch_runner.journal.writer import Journal
@@ -49,7 +49,9 @@ def believing_every_line():
         return int(digits) if digits.isdigit() else None
 
     return replaced(
-        (scan, "number", number), (scan, "is_line", lambda line, n: number(line) == n)
+        (scan, "number", number),
+        (scan, "is_line", lambda line, n: number(line) == n),
+        (line_module, "is_intact", lambda _line: True),
     )
 
 
@@ -71,7 +73,9 @@ def publishing_without_a_sync():
         if not os.path.isfile(self.open_files[fd][0]):  # noqa: PTH113  a name of the disk
             fsync(self, fd)
 
-    return replaced((SimulatedDisk, "fsync", fsync_folders_only), (SimulatedDisk, "fdatasync", fsync))
+    return replaced(
+        (SimulatedDisk, "fsync", fsync_folders_only), (SimulatedDisk, "fdatasync", fsync)
+    )
 
 
 def forgetting_intents():
@@ -81,18 +85,6 @@ def forgetting_intents():
         pass
 
     return replaced((Journal, "announce", announce))
-
-
-def overwriting_the_output():
-    """The output is written in place, not beside it."""
-
-    def replace(self, source, target):
-        data = source.read_bytes()
-        fd = self.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        self.write(fd, data)
-        Disk.unlink(self, source)
-
-    return replaced((SimulatedDisk, "replace", replace))
 
 
 PLANTED = (

@@ -24,6 +24,8 @@ class DiskFaults:
     other_error: float = 0.0
     dies_at: int | None = None
     """The number of the operation in which the process is killed."""
+    dies_in_write: int | None = None
+    """The number of the write of which only a part is done when the process is killed."""
     free_bytes: int | None = None
     """Space left; None: plenty."""
 
@@ -56,7 +58,12 @@ class Inode:
 
     def lose_power(self, dice):
         """Any of the dirty pages may have been written back before; holes read as zeros."""
-        self.sync([page for page in sorted(self.dirty) if dice.random() < 0.5])
+        pages = sorted(self.dirty)
+        if pages and dice.random() < 0.5:
+            pages.remove(dice.choice(pages))
+        else:
+            pages = [page for page in pages if dice.random() < 0.5]
+        self.sync(pages)
         longest = max(len(self.platter), len(self.cache))
         if dice.random() < 0.3:
             self.platter += bytes(dice.randint(0, longest - len(self.platter)))
@@ -77,6 +84,7 @@ class SimulatedDisk(Disk):
         self.dead = False
         self.troubles = 0
         self.operations = 0
+        self.writes = 0
         self.free = None
         self.names = {}
         self.durable_names = {}
@@ -87,7 +95,7 @@ class SimulatedDisk(Disk):
     def begin_run(self, faults):
         self.faults = faults
         self.dead = False
-        self.troubles = self.operations = 0
+        self.troubles = self.operations = self.writes = 0
         self.free = faults.free_bytes
 
     def kill(self, why):
@@ -160,7 +168,9 @@ class SimulatedDisk(Disk):
     def write(self, fd, data):
         name, inode = self.open_files.get(fd, (str(fd), None))
         self._step(self.faults.write_error, name, among=(errno.EIO, errno.EDQUOT))
-        if self.dice.random() < self.faults.short_write:
+        self.writes += 1
+        is_last = self.writes == self.faults.dies_in_write
+        if self.dice.random() < (0.5 if is_last else self.faults.short_write):
             data = memoryview(data)[: self.dice.randint(1, len(data))]
         if self.free is not None:
             if self.free <= 0:
@@ -173,6 +183,9 @@ class SimulatedDisk(Disk):
         os.write(fd, data)
         inode.write(data)
         self.on_write(fd, inode, data)
+        if is_last:
+            self.kill(f"in write {self.writes}, {len(data)} bytes into {Path(name).name}")
+            raise Killed
         return len(data)
 
     def read(self, fd, size):

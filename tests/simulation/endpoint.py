@@ -10,7 +10,7 @@ import httpx
 
 
 MODEL = "sim"
-DOLLARS_IN, DOLLARS_OUT = Decimal("1.25"), Decimal("10")  # per million tokens
+DOLLARS_IN, DOLLARS_OUT = Decimal("1.25"), Decimal(10)  # per million tokens
 CAP = 90
 """max_output_tokens of every request."""
 
@@ -96,7 +96,7 @@ class Endpoint(httpx.AsyncBaseTransport):
         if fault not in ("reset", "server_error", "hang", "failed") or self.dice.random() < 0.5:
             self._charge(call, usage)
         if fault == "hang":
-            await anyio.sleep(1e6)
+            await anyio.sleep_forever()
         await anyio.sleep(pause)
         return self._reply(call, usage, fault, streams=b'"stream":true' in request.content)
 
@@ -137,7 +137,7 @@ class Endpoint(httpx.AsyncBaseTransport):
         if fault == "server_error":
             return httpx.Response(self.dice.choice((500, 502, 504)), text="<html>oops</html>")
         reply = self._completed(call, usage)
-        if fault == "failed" or fault == "failed_rate_limit":
+        if fault in ("failed", "failed_rate_limit"):
             code = "server_error" if fault == "failed" else "rate_limit_exceeded"
             reply |= {"status": "failed", "error": {"code": code, "message": "no"}, "output": []}
             if not call.cost or self.dice.random() < 0.5:
@@ -160,7 +160,7 @@ class Endpoint(httpx.AsyncBaseTransport):
         return response
 
     def _completed(self, call, usage):
-        text = f"answer {call.number} to {call.head} " + "y" * self.dice.choice((0, 40, 5000))
+        text = f"answer {call.number} to {call.head} " + "y" * self.dice.choice((0, 40, 10_000))
         return {
             "id": f"resp_{call.number}",
             "object": "response",

@@ -7,6 +7,7 @@ journal's sync thread, whose rounds become timers.
 import asyncio
 import functools
 import inspect
+import os
 import random
 import sys
 import threading
@@ -18,8 +19,8 @@ from types import SimpleNamespace
 import anyio
 import anyio.to_thread
 
-import batch_runner.runner
 import batch_runner.journal.sync as sync_module
+import batch_runner.runner
 from batch_runner.disk import REAL_DISK
 from tests.simulation.clock import replaced, simulated_time
 
@@ -88,7 +89,7 @@ class _Wake:
         if self.thread is None or self._timer is not None or self._world.disk.dead:
             return
         loop = asyncio.get_running_loop()
-        late = 0.01 * self._world.dice.random()
+        late = 0.08 * self._world.dice.random() ** 3
         self._timer = loop.call_at(max(self.next_round, loop.time()) + late, self._ring)
 
     def _ring(self):
@@ -136,6 +137,7 @@ def installed(world):
         _defaults(stand_ins),
         simulated_time(clock),
         replaced(
+            (os, "getpid", lambda: 4242),  # it is in the names of temporary files
             (anyio, "run", run),
             (anyio.to_thread, "run_sync", inline),
             (uuid, "uuid4", lambda: uuid.UUID(int=dice.getrandbits(128), version=4)),

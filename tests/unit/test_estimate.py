@@ -8,6 +8,7 @@ from batch_runner.estimate import (
     Caution,
     Point,
     Range,
+    _at_ranks,
     _t_quantile,
     describe,
     describe_ceiling,
@@ -185,3 +186,12 @@ def test_heavy_tails_are_missed_only_with_a_caution(shape):
     missed = [one for one, total in estimates(shape) if not one.low <= total <= one.high]
     assert missed, "the control: these populations do escape the range"
     assert all("caution: " in describe(one, dollars) for one in missed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ranks_found_without_sorting_are_those_of_a_sort(seed):
+    draw = Random(seed)
+    counts = array("I", [draw.randrange(1, 30) for _ in range(draw.randrange(200))])
+    by_length = sorted(range(len(counts)), key=counts.__getitem__)
+    ranks = sorted(draw.sample(range(len(counts)), min(17, len(counts))))
+    assert _at_ranks(counts, ranks) == [by_length[rank] for rank in ranks]

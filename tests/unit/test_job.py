@@ -74,7 +74,7 @@ def test_every_path_is_resolved_against_the_folder_of_the_job():
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"inputs": {"path": "x"}}, ["[inputs]", "did you mean 'input'"]),
+        ({"inputs": {"path": "x"}}, ["[inputs]: unknown table", "did you mean 'input'"]),
         ({"input": {"pth": "x"}}, ["input.pth", "did you mean 'path'"]),
         ({"input": {"zzz": 1}}, ["input.zzz", "known: path, format, key"]),
         ({"job": {"nam": "x"}}, ["job.nam", "did you mean 'name'"]),
@@ -104,6 +104,13 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tables, words):
         ({"prompt": {"input": 5}}, ["prompt.input: 5 must be text"]),
         ({"endpoint": {"timeout": "ten minutes"}}, ["'ten minutes'", '"10m"']),
         ({"endpoint": {"timeout": 0}}, ["endpoint.timeout: 0", "longer than zero"]),
+        ({"endpoint": {"proxy": "proxy:3128"}}, ["endpoint.proxy: 'proxy:3128'", "http://"]),
+        ({"endpoint": {"headers": {"a b": "c"}}}, ["endpoint.headers", "'a b'"]),
+        ({"endpoint": {"headers": {"a": "c\n"}}}, ["endpoint.headers", "control"]),
+        ({"endpoint": {"idempotency_header": "a b"}}, ["idempotency_header: 'a b'"]),
+        ({"output": {"report": "data.csv"}}, ["output.report: 'data.csv'", ".html"]),
+        ({"notify": {"prometheus_textfile": "x.txt"}}, ["prometheus_textfile", ".prom"]),
+        ({"prompt": {"input": " "}}, ["prompt.input: ' '", "empty"]),
         ({"endpoint": {"stream": "yes"}}, ["endpoint.stream: 'yes'", "true or false"]),
         ({"endpoint": {"headers": {"x": 1}}}, ["endpoint.headers", "table of texts"]),
         ({"limits": {"concurrency": 0}}, ["limits.concurrency: 0", '"4-200"']),
@@ -168,6 +175,9 @@ SECRETS = ["sk-proj-abcdef1234567890", "Bearer sk-abcdef1234567890", "0123456789
         lambda s: {"endpoint": {"headers": {"api-key": s}}},
         lambda s: {"endpoint": {"base_url": f"https://user:{s.replace(' ', '')}@host/v1"}},
         lambda s: {"endpoint": {"base_url": f"https://host/v1?key={s.replace(' ', '')}"}},
+        lambda s: {"endpoint": {"base_url": s}},
+        lambda s: {"endpoint": {"timeout": s}},
+        lambda s: {"input": {"key": [s, 5]}},
         lambda s: {"notify": {"ping_url_env": f"https://hc-ping.example/{s}"}},
     ],
 )

@@ -95,6 +95,22 @@ def test_every_job_flag_has_its_environment_variable(load):
     assert (job.limits.deadline, job.limits.grace) == (300, 6)
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"limits__rpm": "fast"}, "--rpm: limits.rpm: 'fast' must be"),
+        ({"limits__max_cost": "much"}, "--max-cost: limits.max_cost: 'much' must be"),
+        ({"environment": {"BATCH_RUNNER_RPM": "fast"}}, "BATCH_RUNNER_RPM: limits.rpm: 'fast'"),
+        ({"settings": ["limits.rpm=fast"]}, "--set: limits.rpm: 'fast'"),
+        ({"text": TEXT + "[limits]\nrpm = 'fast'"}, "a.toml: limits.rpm: 'fast'"),
+    ],
+)
+def test_a_wrong_value_is_traced_to_who_gave_it(load, how, said):
+    with pytest.raises(JobError) as caught:
+        load(**how)
+    assert said in str(caught.value)
+
+
 def test_an_empty_variable_says_nothing(load):
     assert load(environment={"BATCH_RUNNER_MODEL": ""}).model == "from-file"
 
@@ -219,10 +235,10 @@ def test_a_file_that_cannot_be_used_is_named_with_its_place(load, text, message)
 
 def test_a_missing_job_file_is_named_with_one_that_is_there(load):
     load()
-    with pytest.raises(JobError, match="no such job file") as caught:
+    with pytest.raises(JobError, match=r"no such job file") as caught:
         load_job(load.folder / "jobs/b.toml")
     assert "a.toml" in caught.value.hint
-    with pytest.raises(JobError, match="cannot be read"):
+    with pytest.raises(JobError, match=r"cannot be read"):
         load_job(load.folder / "jobs")
 
 
@@ -249,11 +265,11 @@ def test_the_default_key_goes_to_the_default_host(load):
 
 
 def test_another_host_gets_a_key_only_if_the_job_names_its_variable(load):
-    with pytest.raises(UsageError, match="gateway.example") as caught:
+    with pytest.raises(UsageError, match=r"gateway.example") as caught:
         keyed(load, url=ELSEWHERE, environment=KEY)
     assert "api_key_env" in caught.value.hint
     assert keyed(load, url=ELSEWHERE, variable="OTHER_KEY", environment=KEY) == "other-key"
-    with pytest.raises(UsageError, match="evil.example"):
+    with pytest.raises(UsageError, match=r"evil.example"):
         keyed(load, settings=["endpoint.base_url=https://evil.example"], environment=KEY)
 
 
@@ -261,7 +277,7 @@ def test_the_default_key_follows_the_url_that_its_owner_set_beside_it(load):
     environment = {**KEY, "OPENAI_BASE_URL": "https://proxy.example"}
     assert keyed(load, environment=environment) == "default-key"
     assert keyed(load, url="https://proxy.example/v1", environment=environment) == "default-key"
-    with pytest.raises(UsageError, match="gateway.example"):
+    with pytest.raises(UsageError, match=r"gateway.example"):
         keyed(load, url=ELSEWHERE, environment=environment)
 
 
@@ -283,13 +299,13 @@ def test_this_machine_needs_no_key_and_gets_none_that_is_not_meant_for_it(load):
 @pytest.mark.parametrize("url", [HERE, ELSEWHERE, None])
 @pytest.mark.parametrize("environment", [{}, {"OTHER_KEY": ""}, {"OTHER_KEY": " \n"}])
 def test_a_named_key_must_be_there_wherever_it_goes(load, url, environment):
-    with pytest.raises(UsageError, match="OTHER_KEY is (not set|empty)"):
+    with pytest.raises(UsageError, match=r"OTHER_KEY is (not set|empty)"):
         keyed(load, url=url, variable="OTHER_KEY", environment=environment)
 
 
 def test_a_key_is_stripped_and_one_that_cannot_be_sent_is_not_shown(load):
     assert keyed(load, environment={"OPENAI_API_KEY": " sk-good\n"}) == "sk-good"
     for bad in ("sk-secret one", "sk-secret\nx", "sk-secret\0", "sk-secreté"):
-        with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
+        with pytest.raises(UsageError, match=r"OPENAI_API_KEY") as caught:
             keyed(load, environment={"OPENAI_API_KEY": bad})
         assert "secret" not in str(caught.value) + caught.value.hint

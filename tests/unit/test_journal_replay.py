@@ -1,5 +1,6 @@
 import hashlib
 
+import anyio
 import pytest
 
 from batch_runner.disk import Disk
@@ -14,7 +15,7 @@ from batch_runner.journal import (
     verify,
 )
 from batch_runner.journal.line import seal
-from batch_runner.records import Completion, Failure, RowResult, RowStatus
+from batch_runner.records import Completion, Failure, Pending, RowResult, RowStatus
 
 
 def key(n):
@@ -184,6 +185,19 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_journal(directory):
         replay(directory, disk=DeadDisk())
 
 
+def test_attempts_that_cost_nothing_are_not_unknown(directory):
+    """A row that was only ever turned away, or whose attempt was refused by a full disk."""
+    with open_journal(directory) as journal:
+        for attempt in (1, 2):
+            journal.begin(intent(1, attempt))
+        journal.begin(intent(2))
+        journal.waive(key(1))
+    with replay(directory) as found:
+        assert [lost.row for lost in found.unknown] == [2]
+        assert found.find(key(1)) is None
+    assert verify(directory).gratis == 1
+
+
 def test_lines_of_an_unknown_kind_are_counted_and_passed_over(directory):
     with open_journal(directory) as journal:
         journal.finish(answer(1))
@@ -213,3 +227,42 @@ def test_replay_changes_nothing(directory):
 
 def _files(directory):
     return [path for path in directory.path.rglob("*") if path.is_file()]
+
+
+def wait_for_response(journal, n, response_id):
+    anyio.run(journal.queued, key(n), 1, response_id)
+
+
+def still_made(n, response_id):
+    late = Failure(code="timeout", message="still being made")
+    return RowResult(key=key(n), row=n, ending=late, response_id=response_id)
+
+
+def test_a_background_response_that_nobody_heard_the_end_of_can_be_asked_for(directory):
+    first = open_journal(directory, "killed")
+    first.begin(intent(1))
+    wait_for_response(first, 1, "resp_1")
+    with replay(directory) as found:
+        assert found.pending == {key(1): Pending(response_id="resp_1", attempts_untold=1)}
+        assert [lost.key for lost in found.unknown] == [key(1)]
+    with open_journal(directory, "second") as journal:
+        journal.finish(still_made(1, "resp_1"))
+    with replay(directory) as found:
+        assert found.pending == {key(1): Pending(response_id="resp_1", attempts_untold=0)}
+        assert found.unknown == ()
+    with open_journal(directory, "third") as journal:
+        journal.finish(answer(1))
+    with replay(directory) as found:
+        assert (found.pending, found.unknown) == ({}, ())
+    assert verify(directory).queued == 1
+    first.close(clean=False)
+
+
+def test_a_row_that_is_asked_anew_no_longer_waits_for_its_first_response(directory):
+    with open_journal(directory) as journal:
+        journal.begin(intent(1))
+        wait_for_response(journal, 1, "resp_1")
+        journal.begin(intent(1, attempt=2))
+    with replay(directory) as found:
+        assert found.pending == {}
+        assert [lost.attempt for lost in found.unknown] == [2, 1]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections import Counter
 
 import pytest
@@ -137,6 +138,13 @@ def test_a_log_file_is_appended_to_and_gets_lines_that_quiet_keeps_back(tmp_path
 def test_a_log_file_that_cannot_be_opened_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="--log-file"):
         set_up(log_file=str(tmp_path))
+
+
+def test_a_log_file_of_text_has_the_date(tmp_path):
+    path = tmp_path / "night.log"
+    set_up(log_file=str(path), log_format=logs.LogFormat.TEXT)
+    log.info("hello")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d hello\n", path.read_text())
 
 
 def test_off_a_terminal_a_line_of_text_begins_with_the_time(capsys):

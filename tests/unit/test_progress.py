@@ -55,8 +55,8 @@ def test_durations_read_well(seconds, text):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (812.4, "812"), (9990, "9,990"), (9999, "10k"), (18_234, "18.2k"), (999_999, "1M"),
-     (31_200_000, "31.2M"), (2.5e9, "2.5B")],
+    [(0, "0"), (812.4, "812"), (9990, "9,990"), (9999, "10.0k"), (18_234, "18.2k"), (999_999, "1.00M"),
+     (31_200_000, "31.2M"), (2.5e9, "2.50B")],
 )  # fmt: skip
 def test_counts_read_well(number, text):
     assert count(number) == text

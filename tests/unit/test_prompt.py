@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from batch_runner.attachments import read_attachment
 from batch_runner.errors import JobError
-from batch_runner.images import data_url
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.prompt import PromptBuilder, digest_of, row_key
 from batch_runner.records import Failure, Request, Row, RowStatus
@@ -29,7 +29,7 @@ def builder(prompt, *, folder=Path("/jobs"), **tables):
     for name, table in tables.items():
         mapping[name] = mapping.get(name, {}) | table
     job = job_from_mapping(mapping, origin="a.toml", folder=folder, default_name="a")
-    return PromptBuilder(job, image_url=partial(data_url, folder=folder))
+    return PromptBuilder(job, read_file=partial(read_attachment, folder=folder))
 
 
 def row(**values):
@@ -118,11 +118,29 @@ def test_the_columns_a_request_needs_are_known_before_any_row():
 def test_an_unknown_column_is_refused_with_the_nearest_one():
     build = builder("{{ Titel }}")
     build.check_columns(["Titel"], source="in.csv")
-    with pytest.raises(JobError, match="in.csv has no column 'Titel'") as caught:
+    with pytest.raises(JobError, match=r"in.csv has no column 'Titel'") as caught:
         build.check_columns(["title", "body"], source="in.csv")
     assert "'title'" in caught.value.hint
-    with pytest.raises(JobError, match="input.key"):
+    with pytest.raises(JobError, match=r"input.key"):
         builder("x", input={"key": "nr"}).check_columns(["id"], source="in.csv")
+
+
+@pytest.mark.parametrize("template", ["{{ x | nope }}", "{{ x is nope }}", "{% include 'nope' %}"])
+def test_a_call_of_what_does_not_exist_stops_the_job_and_not_its_rows(template):
+    with pytest.raises(JobError, match=r"a.toml: prompt.input: .*nope"):
+        builder(template).build(row(x="a"))
+
+
+def test_a_column_may_be_called_like_a_function_of_the_engine():
+    assert body("{{ range }} {{ dict }}", {"range": "far", "dict": "book"})["input"] == "far book"
+    assert body("{% for i in range(3) %}{{ i }}{% endfor %}", {"x": "a"})["input"] == "012"
+
+
+def test_a_wide_table_is_not_listed_in_full():
+    with pytest.raises(JobError) as caught:
+        builder("{{ x }}").check_columns([f"c{n}" for n in range(1000)], source="in.csv")
+    assert "and 970 more" in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 # Missing values

@@ -1,5 +1,6 @@
 """`import batch_runner`: the names people may rely on, and what it costs to have them."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -46,6 +47,15 @@ def test_every_public_name_is_also_declared_for_type_checkers():
     assert (ROOT / "batch_runner/py.typed").exists()
 
 
+def test_a_submodule_does_not_take_the_place_of_a_public_name():
+    code = "import batch_runner.estimate, batch_runner as br; assert callable(br.estimate)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    from batch_runner import estimate
+    from batch_runner.estimating import estimate as original
+
+    assert estimate is original
+
+
 def test_a_name_that_is_not_there_is_named():
     with pytest.raises(AttributeError, match="'runn'"):
         _ = br.runn
@@ -75,3 +85,24 @@ def test_the_version_is_the_one_of_the_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["hatch"]["version"]["path"] == "batch_runner/__init__.py"
     assert br.__version__.count(".") == 2
+
+
+@pytest.mark.slow
+def test_a_strict_type_checker_sees_the_public_names(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import batch_runner as br\n"
+        "def main() -> br.RunSummary:\n"
+        "    job: br.JobSpec = br.load_job('job.toml')\n"
+        "    texts: list[str | None] = [outcome.text for outcome in br.read_results(job)]\n"
+        "    print(texts, br.estimate(job).rows)\n"
+        "    return br.run(job, br.RunOptions(limit=3))\n"
+        "wrong: int = main()\n"
+    )
+    call = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "program.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    ran = subprocess.run(
+        call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    ours = [line for line in ran.stdout.splitlines() if line.startswith("program.py")]
+    assert len(ours) == 1, ran.stdout
+    assert 'has type "RunSummary", variable has type "int"' in ours[0]

@@ -1,0 +1,259 @@
+"""`batch-runner estimate`: what is said before money is spent, and what is kept when it was."""
+
+import io
+import json
+from decimal import Decimal
+from random import Random
+
+import pytest
+
+from batch_runner import JobSpec, estimate, load_job, run
+from batch_runner.errors import RunStoppedError
+from batch_runner.estimate import Range
+from batch_runner.expectation import Expectation, recall
+from batch_runner.faultserver import running
+from batch_runner.runner import RunOptions
+from batch_runner.work import fingerprint
+
+
+JOB = """
+[input]
+path = "in.csv"
+[prompt]
+input = "{{{{ body }}}}"
+[request]
+model = "gpt-5-mini"
+{cap}
+[endpoint]
+base_url = "{url}"
+[limits]
+concurrency = 20
+[output]
+path = "out.csv"
+[prices."gpt-5-mini"]
+input = 1
+output = 10
+"""
+
+
+@pytest.fixture
+def server():
+    with running(input_price=1, output_price=10) as server:
+        yield server
+
+
+@pytest.fixture
+def job_in(tmp_path, server):
+    """Writes a job over rows of many lengths; its path."""
+
+    def write(rows=200, *, cap="max_output_tokens = 100", repeats=0, url=server.url):
+        draw = Random(3)
+        texts = [f"{n} {'word ' * draw.randint(1, 200)}" for n in range(rows)]
+        (tmp_path / "in.csv").write_text("\n".join(["body", *texts, *texts[:repeats]]) + "\n")
+        (tmp_path / "job.toml").write_text(JOB.format(cap=cap, url=url))
+        return tmp_path / "job.toml"
+
+    return write
+
+
+def test_without_a_sample_nothing_is_sent_and_nothing_is_written(job_in, server, main_cli):
+    job_in()
+    before = sorted(main_cli.folder.iterdir())
+    ran = main_cli("estimate", "job.toml")
+    assert ran.code == 0
+    assert server.ledger.totals.received == 0
+    assert sorted(main_cli.folder.iterdir()) == before
+    assert "200 to send" in ran.out
+    assert "at most" in ran.out
+
+
+def test_the_ceiling_is_above_what_the_run_then_costs(job_in, server):
+    job = load_job(job_in())
+    found = estimate(job)
+    assert found.ceiling.output_tokens_at_most == 200 * 100
+    run(job)
+    server.settle()
+    assert found.ceiling.usd_at_most > server.ledger.totals.billed.dollars > 0
+
+
+def test_an_output_without_a_cap_has_no_bound(job_in, main_cli):
+    job_in(cap="")
+    said = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert said["output_tokens_at_most"] is None
+    assert said["usd_at_most"] is None
+    words = "no upper bound: request.max_output_tokens is not set"
+    assert words in main_cli("estimate", "job.toml").out
+
+
+def test_sampled_rows_are_finished_rows_and_are_not_paid_again(job_in, server, main_cli):
+    job_in()
+    ran = main_cli("estimate", "job.toml", "--sample", "30", "--yes")
+    assert ran.code == 0, ran.err
+    assert server.ledger.totals.received == 30
+    assert "likely range" in ran.out
+    assert not (main_cli.folder / "out.csv").exists(), "an output of pending rows helps nobody"
+    again = main_cli("run", "job.toml")
+    assert again.code == 0, again.err
+    server.settle()
+    assert server.ledger.totals.received == 200
+    assert server.ledger.billed_again() == 0
+
+
+def test_the_likely_range_holds_the_cost_of_the_run(job_in, server):
+    job = load_job(job_in())
+    found = estimate(job, sample=30)
+    assert isinstance(found.sample.usd, Range)
+    run(job)
+    server.settle()
+    true = server.ledger.totals.billed.dollars
+    assert found.sample.usd.low <= true <= found.sample.usd.high
+    assert found.sample.usd.high < 2 * found.sample.usd.low
+    assert found.sample.bill.listed < true
+    assert found.sample.seconds is not None
+
+
+def test_the_sample_measures_what_each_request_adds_to_its_words(job_in, server):
+    job = load_job(job_in())
+    counted_here = estimate(job).ceiling.input_tokens
+    sampled = estimate(job, sample=30)
+    assert sampled.overhead_source == "measured"
+    run(job)
+    server.settle()
+    true = server.ledger.totals.billed.tokens.input
+    assert abs(sampled.ceiling.input_tokens - true) < abs(counted_here - true)
+
+
+@pytest.mark.anyio
+async def test_a_notebook_whose_loop_is_running_may_sample_and_count(job_in, server):
+    found = estimate(load_job(job_in()), sample=12, count="api")
+    assert found.sample.rows == server.ledger.totals.received == 12
+
+
+def test_a_sample_needs_leave(job_in, server, main_cli):
+    job_in()
+    ran = main_cli("estimate", "job.toml", "--sample", "5")
+    assert ran.code == 2
+    assert "--yes" in ran.err
+    assert server.ledger.totals.received == 0
+
+
+@pytest.mark.parametrize("said", [("n\n", 0), ("\n", 0), ("y\n", 5)], ids=repr)
+def test_a_terminal_is_asked_and_told_the_most_it_can_cost(
+    job_in, server, main_cli, monkeypatch, said
+):
+    answer, sent = said
+    job_in()
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    ran = main_cli("estimate", "job.toml", "--sample", "5")
+    assert ran.code == 0
+    assert "run 5 rows of job for at most $" in ran.err
+    assert server.ledger.totals.received == sent
+
+
+def test_what_was_done_before_is_not_counted_again(job_in):
+    job = load_job(job_in())
+    run(job, RunOptions(limit=50))
+    found = estimate(job)
+    assert (found.rows, found.to_send, found.done) == (200, 150, 50)
+
+
+def test_equal_rows_are_counted_with_what_sharing_a_call_would_save(job_in, main_cli):
+    job_in(repeats=40)
+    assert "40 rows ask for the same as another" in main_cli("estimate", "job.toml").out
+    said = json.loads(main_cli("estimate", "job.toml", "--sample", "20", "--yes", "--json").out)
+    assert said["duplicates"] == 40
+    share = said["dedupe_saves_usd"] / said["sample"]["usd"]["expected"]
+    assert share == pytest.approx(40 / 240)
+
+
+def test_the_endpoint_may_count(job_in, server):
+    found = estimate(load_job(job_in()), count="api")
+    assert found.overhead_source == "as the endpoint counts"
+    assert server.ledger.totals.received == 0
+
+
+@pytest.mark.parametrize("fault", ["404", "plain:405"])
+def test_an_endpoint_that_does_not_count_is_said_and_does_no_harm(job_in, server, fault):
+    server.misbehave(fault, match={"endpoint": "input_tokens"})
+    found = estimate(load_job(job_in()), count="api")
+    assert found.overhead_source == "assumed"
+    assert any("counts no tokens" in note for note in found.notes)
+
+
+def test_an_endpoint_that_refuses_to_count_stops_it(job_in, server):
+    server.misbehave("401", match={"endpoint": "input_tokens"})
+    with pytest.raises(RunStoppedError, match="HTTP 401"):
+        estimate(load_job(job_in()), count="api")
+
+
+def test_a_sample_that_is_refused_says_why(job_in, server, main_cli):
+    server.misbehave("401")
+    job_in()
+    ran = main_cli("estimate", "job.toml", "--sample", "5", "--yes")
+    assert ran.code == 4
+    assert "sample was not finished" in ran.err
+
+
+def test_rows_that_failed_by_bad_luck_say_nothing_about_the_others(job_in, server):
+    job = load_job(job_in())
+    server.misbehave("reset-before", match={"input_contains": "word"}, next=60)
+    found = estimate(job, sample=12)
+    assert found.sample.known <= found.sample.rows
+
+
+def test_a_model_without_a_price_has_tokens_and_no_dollars(job_in, main_cli):
+    job_in()
+    ran = main_cli("estimate", "job.toml", "-m", "a-stranger", "--sample", "12", "--yes", "--json")
+    said = json.loads(ran.out)
+    assert said["prices"] == {"a-stranger": None}
+    assert (said["input_usd"], said["usd_at_most"], said["sample"]["usd"]) == (None, None, None)
+    assert said["sample"]["output_tokens"]["expected"] > 0
+
+
+def test_an_empty_input_is_estimated_at_nothing(job_in, main_cli):
+    job_in(rows=0)
+    ran = main_cli("estimate", "job.toml", "--sample", "5", "--yes", "--json")
+    said = json.loads(ran.out)
+    assert (ran.code, said["to_send"], said["sample"]) == (0, 0, None)
+
+
+def expectation(job: JobSpec, low, high):
+    return Expectation(
+        fingerprint=fingerprint(job), sampled=30, low=low, expected=(low + high) / 2, high=high
+    )
+
+
+def test_the_run_is_held_against_the_estimate_and_warned_about_once(job_in, caplog):
+    job = load_job(job_in())
+    estimate(job, sample=30)
+    kept = recall(job.run_path, fingerprint=fingerprint(job))
+    run(job)
+    assert "outside the estimate" not in caplog.text
+    assert recall(job.run_path, fingerprint="another prompt") is None
+    assert kept.low < kept.expected < kept.high
+
+
+def test_a_run_that_leaves_the_range_is_told_once(job_in, server, caplog):
+    job = load_job(job_in())
+    estimate(job, sample=30)
+    server.misbehave("usage:100:0:5000:0")
+    run(job)
+    assert caplog.text.count("outside the estimate") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"fingerprint": 1}', b"\xff"])
+def test_a_damaged_estimate_counts_as_none(tmp_path, content):
+    (tmp_path / "estimate.json").write_bytes(content)
+    assert recall(tmp_path, fingerprint="x") is None
+
+
+def test_a_little_outside_the_range_is_no_news(job_in):
+    kept = expectation(load_job(job_in()), Decimal(1), Decimal(2))
+    assert not kept.strays(Decimal(210), 100)
+    assert kept.strays(Decimal(230), 100)
+    assert not kept.strays(Decimal(230), 29)

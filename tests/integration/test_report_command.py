@@ -1,0 +1,88 @@
+"""`batch-runner report` as people call it, during, after and without a run."""
+
+import csv
+import json
+
+import pytest
+
+
+FLAGS = ("-i", "in.csv", "-m", "m1", "-p", "Sum up: {{ body }}")
+
+
+@pytest.fixture
+def folder(tmp_path, fault_server):
+    rows = [f"row {n}" for n in range(8)] + ["x [[fault:400]]", "y [[fault:script-tag]]"]
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "body"], *enumerate(rows)])
+    (tmp_path / "job.toml").write_text(
+        '[input]\npath = "in.csv"\nkey = "id"\n[prompt]\ninput = "Sum up: {{ body }}"\n'
+        f'[request]\nmodel = "m1"\n[endpoint]\nbase_url = "{fault_server.url}"\n'
+        '[output]\npath = "out.csv"\n[prices.m1]\ninput = 1\noutput = 2\n'
+    )
+    return tmp_path
+
+
+def test_the_report_can_be_written_before_after_and_again(folder, main_cli):
+    before = main_cli("report", "job.toml", "-o", "report.html")
+    assert before.code == 0
+    assert "Nothing has been sent yet" in (folder / "report.html").read_text()
+    assert not (folder / "out.csv.run").exists(), "a report leaves no trace beside itself"
+
+    assert main_cli("run", "job.toml").code == 3
+    output = (folder / "out.csv").read_bytes()
+    (folder / "out.csv.meta.json").unlink()  # the journal alone must do
+    assert main_cli("report", "job.toml", "-o", "report.html").code == 0
+    page = (folder / "report.html").read_text()
+    assert "9 of 10 rows are answered" in page.replace("\N{NO-BREAK SPACE}", " ")
+    assert "<script>" not in page
+    assert (folder / "out.csv").read_bytes() == output, "-o is the report, not the output"
+    assert not (folder / "report.html.run").exists()
+
+
+def test_the_terminal_shows_the_summary_and_for_each_error_what_to_type(folder, main_cli):
+    main_cli("run", "job.toml")
+    told = main_cli("report", "job.toml")
+    assert told.code == 0
+    assert "10 rows: 9 ok, 1 failed" in told.out
+    assert "latency  p50" in told.out
+    assert "such as  8: HTTP 400" in told.out
+    assert "batch-runner check job.toml --probe" in told.out
+    assert "HTTP 400" not in main_cli("report", "job.toml", "--redact").out
+
+
+def test_json_tells_the_same_to_programs(folder, main_cli):
+    main_cli("run", "job.toml")
+    told = json.loads(main_cli("report", "job.toml", "--json").out)
+    assert told["statuses"]["ok"] == 9
+    assert told["latency_seconds"]["p50"] >= 0
+
+
+def test_redact_is_for_the_file_too(folder, main_cli):
+    main_cli("run", "job.toml")
+    main_cli("report", "job.toml", "-o", "report.html", "--redact")
+    page = (folder / "report.html").read_text()
+    assert "in.csv:4" in page, "rows are named by their place"
+    assert "Sum up" not in page
+
+
+def test_a_job_made_of_flags_is_reported_and_exported_with_the_same_flags(
+    folder, main_cli, fault_server
+):
+    same = (*FLAGS, "--base-url", fault_server.url, "-o", "flags.csv")
+    ran = main_cli("run", *same)
+    assert ran.code == 3
+    assert "batch-runner retry <the same flags>" in ran.err
+    assert "10 rows: 9 ok" in main_cli("report", *same).out
+    (folder / "flags.csv").unlink()
+    assert main_cli("export", *same).code == 0
+    assert (folder / "flags.csv").exists()
+    as_file = ("--set", "output.path=flags.csv", "-o", "flags.html")
+    assert main_cli("report", *same[:-2], *as_file).code == 0
+    assert "9 of 10" in (folder / "flags.html").read_text()
+
+
+def test_rows_of_a_killed_run_are_in_the_report(folder, main_cli):
+    assert main_cli("run", "job.toml", "-n", "4").code in (0, 3)
+    page_of = folder / "report.html"
+    main_cli("report", "job.toml", "-o", str(page_of))
+    assert "6\N{NO-BREAK SPACE}pending" in page_of.read_text()

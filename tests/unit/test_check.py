@@ -1,0 +1,115 @@
+"""`check`: what can be known before the first call; `--probe`: one row, in the open."""
+
+import json
+
+import pytest
+
+
+KEY = "sk-0123456789abcdefghij"
+
+
+@pytest.fixture
+def job(tmp_path, fault_server):
+    """A job over five rows whose endpoint wants a key."""
+    rows = "".join(f"{n},text {n}\n" for n in range(5))
+    (tmp_path / "in.csv").write_text("id,body\n" + rows)
+    (tmp_path / "job.toml").write_text(
+        f"""
+[input]
+path = "in.csv"
+key = "id"
+[prompt]
+input = "Sum: {{{{ body }}}}"
+[request]
+model = "gpt-5-mini"
+max_output_tokens = 50
+[endpoint]
+base_url = "{fault_server.url}"
+api_key_env = "MY_API_KEY"
+[output]
+path = "out.csv"
+"""
+    )
+
+
+def calls(server):
+    server.settle()
+    return len(server.ledger.rows())
+
+
+def test_three_real_prompts_are_shown_and_counted_and_nothing_is_sent(job, main_cli, fault_server):
+    ran = main_cli("check", "job.toml", MY_API_KEY=KEY)
+    assert ran.code == 0
+    assert ran.out.count('"input": "Sum: text') == 3
+    assert ran.out.count("input tokens") == 3
+    for words in ("5 rows", "5 to send", "key from MY_API_KEY", fault_server.url, "out.csv"):
+        assert words in ran.out
+    assert calls(fault_server) == 0
+    assert not (main_cli.folder / "out.csv.run").exists()
+
+
+def test_machines_get_the_same_as_json(job, main_cli):
+    told = json.loads(main_cli("check", "job.toml", "--json", MY_API_KEY=KEY).out)
+    assert (told["rows"], told["to_send"], told["key_problem"]) == (5, 5, None)
+    assert [request["input"] for request in told["requests"]] == [
+        f"Sum: text {n}" for n in range(3)
+    ]
+    assert len(told["input_tokens"]) == 3
+
+
+def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
+    ran = main_cli("check", "job.toml")
+    assert ran.code == 2
+    assert "Sum: text 0" in ran.out
+    assert "MY_API_KEY is not set" in ran.err
+
+
+def test_quiet_says_nothing_when_all_is_well(job, main_cli):
+    ran = main_cli("check", "job.toml", "-q", MY_API_KEY=KEY)
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_what_is_rarely_meant_is_noted(job, main_cli):
+    path = main_cli.folder / "job.toml"
+    text = path.read_text().replace("max_output_tokens = 50", "")
+    path.write_text(text + '[notify]\nping_url_env = "NO_SUCH_URL"\n')
+    out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "nothing bounds the cost" in out
+    assert "NO_SUCH_URL is not set" in out
+
+
+def test_a_probe_shows_request_and_response_and_no_key(job, main_cli, fault_server):
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert ran.code == 0
+    assert f"POST {fault_server.url}/responses" in ran.out
+    assert "Bearer [redacted] (key from MY_API_KEY)" in ran.out
+    assert '"text": "summary of Sum: text 0' in ran.out
+    assert KEY not in ran.out + ran.err
+    assert calls(fault_server) == 1
+    assert main_cli("run", "job.toml", MY_API_KEY=KEY).code == 0
+    assert calls(fault_server) == 5  # the probed row has been paid for
+
+
+def test_a_probe_that_is_refused_says_so_and_exits_likewise(job, main_cli, fault_server):
+    fault_server.misbehave("401")
+    ran = main_cli("check", "job.toml", "--probe", "--json", MY_API_KEY=KEY)
+    assert ran.code == 4
+    probe = json.loads(ran.out)["probe"]
+    assert probe["response"] is None
+    assert "401" in probe["error"]
+    assert KEY not in ran.out + ran.err
+
+
+def test_a_probe_of_a_row_that_fails_says_why(job, main_cli, fault_server):
+    fault_server.misbehave("400")
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert ran.code == 3
+    assert "failed bad_request" in ran.out
+
+
+def test_a_probe_with_nothing_left_to_do_sends_nothing(job, main_cli, fault_server):
+    main_cli("run", "job.toml", MY_API_KEY=KEY)
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert ran.code == 0
+    assert "no row is left to do" in ran.out
+    assert calls(fault_server) == 5

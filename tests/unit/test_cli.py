@@ -1,0 +1,114 @@
+"""Words in: suggestions for typing mistakes, the environment, and nothing secret repeated."""
+
+import pytest
+
+from batch_runner.cli import COMMANDS, build_parser
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rnu"], "did you mean 'run'?"),
+        (["jobs/a.toml"], "did you mean 'run jobs/a.toml'?"),
+        (["run", "--modle", "m"], "no option --modle (did you mean --model?)"),
+        (["export", "--partail"], "did you mean --partial?"),
+        (["run", "--progress", "baar"], "did you mean 'bar'?"),
+        (["run", "a.toml", "b.toml"], "1 argument too many"),
+        (["run", "-n", "0"], "'0' must be a whole number, 1 or more"),
+        (["run", "-n", "²"], "must be a whole number"),
+        (["run", "-n"], "expected one argument"),
+        (["init"], "required: FILE"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_a_typing_mistake_is_2_with_a_suggestion(main_cli, words, said):
+    ran = main_cli(*words)
+    assert ran.code == 2
+    assert said in ran.err
+    assert ran.out == ""
+
+
+def test_flags_are_not_abbreviated(main_cli):
+    ran = main_cli("run", "--out", "x.csv")
+    assert ran.code == 2
+    assert "no option --out" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words", [["--api-key", "sk-secret"], ["--api-key=sk-secret"], ["--key", "x"]]
+)
+def test_a_key_is_never_a_flag_and_is_not_repeated(main_cli, words):
+    ran = main_cli("run", *words)
+    assert ran.code == 2
+    assert "never a flag" in ran.err
+    assert "secret" not in ran.err
+
+
+def test_a_secret_among_too_many_arguments_is_not_repeated(main_cli):
+    ran = main_cli("run", "a.toml", "sk-secret0123456789")
+    assert ran.code == 2
+    assert "secret" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PROGRESS", "baar", "BATCH_RUNNER_PROGRESS: invalid choice: 'baar'"),
+        ("LIMIT", "0", "'0' must be a whole number"),
+        ("IF_LOCKED", "perhaps", "BATCH_RUNNER_IF_LOCKED"),
+    ],
+)
+def test_a_wrong_variable_is_named(main_cli, name, value, said):
+    ran = main_cli("run", **{f"BATCH_RUNNER_{name}": value})
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_a_variable_for_another_command_disturbs_nobody(main_cli):
+    assert main_cli("run", "--help", BATCH_RUNNER_COUNT="nonsense").code == 0
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    def parsed(*words, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(f"BATCH_RUNNER_{name}", value)
+        return build_parser().parse_args(words)
+
+    return parsed
+
+
+def test_the_environment_gives_options_and_flags_win(parsed):
+    assert parsed("run").progress == "auto"
+    assert parsed("run", PROGRESS="log").progress == "log"
+    assert parsed("run", "--progress", "off", PROGRESS="log").progress == "off"
+    assert parsed("run", LIMIT="5").limit == 5
+    assert parsed("run", DRY_RUN="1").dry_run is True
+    assert parsed("run", DRY_RUN="0").dry_run is False
+    assert parsed("retry", INCLUDE="incomplete,refused").include == ["incomplete", "refused"]
+
+
+def test_what_is_dangerous_is_typed_and_not_inherited(parsed):
+    assert parsed("run", FRESH="1", YES="1").fresh is False
+    assert parsed("run").yes is False
+
+
+def test_help_lists_every_command_and_the_exit_codes(main_cli):
+    ran = main_cli("--help")
+    assert ran.code == 0
+    assert all(f"  {name}" in ran.out for name in COMMANDS)
+    assert all(code in ran.out for code in ("0 ", "2 ", "3 ", "4 ", "5 ", "75", "130, 143"))
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(main_cli, command):
+    ran = main_cli(command, "--help")
+    assert ran.code == 0
+    assert ran.out.startswith(f"usage: batch-runner {command}")
+
+
+def test_the_version_is_one_line_on_stdout(main_cli):
+    ran = main_cli("--version")
+    assert ran.code == 0
+    assert ran.out.startswith("batch-runner ")

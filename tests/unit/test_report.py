@@ -1,0 +1,144 @@
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+
+from batch_runner.bill import Bill, Tokens
+from batch_runner.errors import ExitCode
+from batch_runner.records import RowStatus, UnknownBilling
+from batch_runner.report import MOST_LINES, summary_lines
+from batch_runner.summary import RunSummary
+
+
+def bill(**changes):
+    values = {
+        "calls": 20_000,
+        "answered": 19_990,
+        "tokens": Tokens(input=31_200_000, cached=22_000_000, output=2_410_000, reasoning=900_000),
+        "answers": Decimal("8.43"),
+        "failures": Decimal("0.11"),
+        "unknown": Counter({UnknownBilling.TIMEOUT: 3}),
+        "unknown_at_most": Decimal("0.0131"),
+    }
+    return Bill(**(values | changes))
+
+
+def summary(**changes):
+    values = {
+        "job": "article-summaries",
+        "origin": "jobs/summarize_articles.toml",
+        "run_id": "r",
+        "started_at": 1.7e9,
+        "elapsed_seconds": 761.0,
+        "rows": 20_000,
+        "sent": 20_000,
+        "reused": 4_100,
+        "statuses": Counter(
+            {RowStatus.OK: 19_962, RowStatus.FAILED: 31, RowStatus.SKIPPED: 7},
+        ),
+        "codes": Counter({"content_filter": 19, "max_output_tokens": 9, "timeout": 3, "missing_value": 7}),
+        "bill": bill(),
+        "run_bill": bill(),
+        "latency_quantiles": {"p50": 2.1, "p90": 5.4, "p99": 18.0, "max": 40.0},
+        "output": "out/article_summaries.csv",
+        "report": "out/article_summaries.html",
+    }  # fmt: skip
+    return RunSummary(**(values | changes))
+
+
+AS_SHOWN = """\
+article-summaries  20,000 rows: 19,962 ok (4,100 reused), 31 failed, 7 skipped   12m 41s, 26.3 rows/s
+tokens   in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)
+cost     $8.43 at list price (+$0.110 failed attempts; 3 attempts of unknown billing, at most $0.0140)
+latency  p50 2.1s  p90 5.4s  p99 18s
+failed   19 content_filter, 9 max_output_tokens, 3 timeout     -> batch-runner retry jobs/summarize_articles.toml
+output   out/article_summaries.csv   report out/article_summaries.html"""
+
+
+def test_a_run_reads_as_the_interface_shows_it():
+    assert "\n".join(summary_lines(summary())) == AS_SHOWN
+
+
+def line(name, **changes):
+    return next((one for one in summary_lines(summary(**changes)) if one.startswith(name)), None)
+
+
+def test_rows_that_a_later_run_cures_are_not_sent_to_retry():
+    told = line("failed", codes=Counter({"rate_limited": 31}))
+    assert told == (
+        "failed   31 rate_limited     -> a later run sends them again: "
+        "batch-runner run jobs/summarize_articles.toml"
+    )
+
+
+def test_rate_limited_rows_among_others_have_a_note_of_their_own():
+    assert "a later run sends them again" in line(
+        "note", codes=Counter({"rate_limited": 30, "bad_request": 1})
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(RowStatus.INCOMPLETE, "max_output_tokens"), (RowStatus.REFUSED, "other:refusal")],
+)
+def test_rows_that_retry_leaves_alone_have_a_command_that_includes_them(status, code):
+    told = line("failed", statuses=Counter({status: 2}), codes=Counter({code: 2}))
+    assert told.endswith(f"batch-runner retry jobs/summarize_articles.toml --include {status}")
+
+
+def test_rows_skipped_on_purpose_are_no_failure():
+    statuses = Counter({RowStatus.OK: 1, RowStatus.SKIPPED: 7})
+    assert line("failed", statuses=statuses, codes=Counter({"missing_value": 7})) is None
+
+
+def test_a_job_made_of_flags_is_told_what_to_type():
+    assert line("failed", origin="command line").endswith("batch-runner retry <the same flags>")
+    stopped = line("output", origin="command line", output=None, exit_code=ExitCode.TERMINATED)
+    assert "batch-runner export <the same flags>" in stopped
+
+
+def test_a_path_with_spaces_can_be_pasted():
+    assert line("failed", origin="my jobs/a.toml").endswith("batch-runner retry 'my jobs/a.toml'")
+
+
+def test_what_an_endpoint_says_cannot_steer_the_terminal_or_break_the_line():
+    lines = summary_lines(
+        summary(
+            codes=Counter({"other:\x1b[31m\nred": 1}),
+            stop_reason="the endpoint said \x1b]0;x\x07\u202e\nnext",
+            warnings=["a\rb"],
+        )
+    )
+    assert not {"\x1b", "\x07", "\u202e", "\r", "\n"} & {*"".join(lines)}
+
+
+def test_there_are_never_more_than_twelve_lines():
+    lines = summary_lines(
+        summary(
+            warnings=[f"warning {n}" for n in range(9)],
+            codes=Counter({"rate_limited": 1, "bad_request": 1}),
+            stop_reason="limits.deadline",
+            hint="run again",
+        )
+    )
+    assert len(lines) <= MOST_LINES
+    assert lines[-1].startswith("output")
+
+
+def test_an_unknown_cost_is_not_shown_as_zero():
+    unknown = bill(answers=Decimal(0), failures=Decimal(0), unpriced=19_990, unbounded=19_993)
+    told = line("cost", bill=unknown, run_bill=unknown)
+    assert "unknown" in told
+    assert "$0" not in told
+
+
+def test_a_bound_is_never_rounded_down():
+    told = line("cost", bill=bill(unknown_at_most=Decimal("0.01001")))
+    assert "at most $0.011" in told or "at most $0.0101" in told
+
+
+def test_a_quick_run_is_not_shown_as_nothing():
+    told = summary_lines(summary(elapsed_seconds=0.004, latency_quantiles={"p50": 0.0032}))
+    assert "4ms" in told[0]
+    assert "latency  p50 3ms" in told
+    assert not any("0.0s" in one for one in told)
