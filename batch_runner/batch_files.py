@@ -8,7 +8,7 @@ from typing import Any
 from batch_runner.atomic import publish
 from batch_runner.bill import Biller
 from batch_runner.columns import Ending, output_columns
-from batch_runner.errors import InputError
+from batch_runner.errors import InputError, UsageError
 from batch_runner.jobfile import Overrides, load_job
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import digest_of
@@ -28,6 +28,7 @@ from batch_runner.retry import judge_status
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import (
     BatchLine,
+    Format,
     compressed,
     expand,
     format_of,
@@ -45,6 +46,16 @@ MOST_BYTES = 200_000_000
 HOSTED_TIER = "batch"
 
 log = logging.getLogger("batch_runner")
+
+
+def check_conversion(files: Sequence[str], path: Path) -> None:
+    """Raise UsageError where converting would harm a file, or write what its name denies."""
+    if any(path.exists() and path.samefile(file) for file in files if Path(file).exists()):
+        raise UsageError(f"-o: {str(path)!r} is also what is read", hint="choose another file")
+    if not files and format_of(path) is not Format.JSONL:
+        raise UsageError(
+            f"-o: {str(path)!r}: a batch file is JSONL", hint="end it in .jsonl (also with .gz)"
+        )
 
 
 def write_requests(work: Work, path: Path) -> int:

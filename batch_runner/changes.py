@@ -75,9 +75,7 @@ def keep_old_answers(plan: Plan, changes: Changes) -> None:
         plan.wanted[row] = 0
 
 
-def _orphans(
-    plan: Plan, index: Index, counts: Callable[[Entry], bool]
-) -> tuple[int, "array[int]"]:
+def _orphans(plan: Plan, index: Index, counts: Callable[[Entry], bool]) -> tuple[int, "array[int]"]:
     """How many keys have an answer, and the entries of those that no row asks for any more."""
     asked = bytearray(len(index))  # a set of numbers would cost 60 bytes a row
     for number in plan.entries:

@@ -216,17 +216,23 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from batch_runner.batch_files import join_answers, write_requests, write_table  # noqa: PLC0415  # likewise
+    from batch_runner.batch_files import (  # noqa: PLC0415  # likewise
+        check_conversion,
+        join_answers,
+        write_requests,
+        write_table,
+    )
     from batch_runner.work import check_target, open_work  # noqa: PLC0415  # likewise
 
-    jobs = [name for name in arguments.sources if name.endswith(".toml")]
-    files = [name for name in arguments.sources if name not in jobs]
+    files = [name for name in arguments.sources if _is_batch_output(name)]
+    jobs = [name for name in arguments.sources if name not in files]
     if len(jobs) > 1 or arguments.output is None or not (jobs or files or arguments.input):
         raise UsageError(
             "convert takes one job, or output files of a batch, or both, and -o says where to",
             hint="batch-runner convert JOB -o batch.jsonl; batch-runner convert output.jsonl -o out.csv",
         )
     path = Path.cwd() / arguments.output
+    check_conversion(files, path)
     if not jobs and not arguments.input:
         written = write_table(files, path, arguments.settings)
     else:
@@ -240,6 +246,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json({"output": str(path), "answers" if files else "requests": written})
     return ExitCode.DONE
+
+
+def _is_batch_output(name: str) -> bool:
+    """A file of JSON lines where a job could stand, too."""
+    return ".jsonl" in Path(name).suffixes
 
 
 def _target(arguments: argparse.Namespace, *, suffixes: tuple[str, ...] = ()) -> Path | None:
@@ -321,7 +332,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from batch_runner.standing import standing  # noqa: PLC0415  # likewise
     from batch_runner.work import open_work  # noqa: PLC0415  # likewise
 
-    if arguments.job is not None and not arguments.job.endswith(".toml"):
+    if arguments.job is not None and _is_batch_output(arguments.job):
         return _report_batch(arguments)
     target = _target(arguments, suffixes=(".html", ".htm"))
     with _job(arguments) as job, open_work(job) as work:

@@ -8,13 +8,16 @@ import json
 from collections import Counter
 from dataclasses import asdict, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from batch_runner import __version__
+from batch_runner.batch_answers import is_batch
 from batch_runner.bill import source_of
 from batch_runner.export import Exported
 from batch_runner.journal import DamagedManifest, RunDirectory, read_manifest, write_manifest
 from batch_runner.records import RowStatus
+from batch_runner.tables import failures_path
 from batch_runner.work import Work, identity_of, manifest_of
 
 
@@ -33,7 +36,7 @@ def remember_export(work: Work, exported: Exported) -> None:
     now = manifest_of(work)
     mark = {
         "made_from": _made_from(work),
-        "output": identity_of([work.job.output_path]),
+        "output": identity_of(_outputs(work)),
         "statuses": {str(status): n for status, n in exported.statuses.items()},
         "codes": dict(exported.codes),
         "formula_cells": exported.formula_cells,
@@ -51,7 +54,7 @@ def fresh_export(work: Work) -> Exported | None:
     if (
         mark is None
         or mark["made_from"] != _made_from(work)
-        or mark["output"] != identity_of([work.job.output_path])
+        or mark["output"] != identity_of(_outputs(work))
     ):
         return None
     statuses = Counter({RowStatus(name): count for name, count in mark["statuses"].items()})
@@ -61,6 +64,11 @@ def fresh_export(work: Work) -> Exported | None:
         reused=sum(statuses[status] for status in _ANSWERED),
         formula_cells=mark["formula_cells"],
     )
+
+
+def _outputs(work: Work) -> list[Path]:
+    path = work.job.output_path
+    return [path, failures_path(path)] if is_batch(work.table, path) else [path]
 
 
 def _made_from(work: Work) -> str:

@@ -1,12 +1,9 @@
 """A row and the job's templates become a Request: the body, and the key under which it is paid once."""
 
-import base64
 import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from datetime import date, datetime, time
-from decimal import Decimal
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -17,6 +14,7 @@ from batch_runner import media
 from batch_runner.errors import JobError
 from batch_runner.job import JobSpec, MissingPolicy
 from batch_runner.records import KEY_BYTES, ErrorCode, Failure, Request, Row, RowStatus
+from batch_runner.template_values import is_encodable, plain, printed
 
 
 Context = Mapping[str, Any]
@@ -158,7 +156,7 @@ class PromptBuilder:
         """The row's own name: its key columns, joined by a slash."""
         if not self.label_columns:
             return None
-        return "/".join(_printed(row.values.get(name)) for name in self.label_columns)
+        return "/".join(printed(row.values.get(name)) for name in self.label_columns)
 
     def _context(self, row: Row) -> Context | Failure:
         values: dict[str, Any] = {}
@@ -172,11 +170,11 @@ class PromptBuilder:
                 if name in self._names:
                     empty.append(name)
                 value = ""
-            elif not _encodable(value):
+            elif not is_encodable(value):
                 return _bad_input(
                     f"column {name!r} holds a lone surrogate, which no request can carry"
                 )
-            values[name] = value if isinstance(value, str) else _plain(value)
+            values[name] = value if isinstance(value, str) else plain(value)
         if empty and self._missing is not MissingPolicy.EMPTY:
             skips = self._missing is MissingPolicy.SKIP
             return Failure(
@@ -269,7 +267,7 @@ def _environment() -> minijinja.Environment:
         keep_trailing_newline=True,
         fuel=FUEL,
         auto_escape_callback=lambda _name: False,
-        finalizer=_printed,
+        finalizer=printed,
         filters={
             "json": lambda value: json.dumps(value, ensure_ascii=False),
             "truncate": _truncated,
@@ -346,53 +344,6 @@ def _number(value: Any) -> Any:
             raise ValueError(f"{value!r} is not a number")
         return number
     return value
-
-
-def _plain(value: Any) -> Any:
-    """The value as templates may see it: no objects whose attributes they could reach."""
-    match value:
-        case bool() | int() | float() | str():
-            return value
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case datetime() | date() | time():
-            return value.isoformat()
-        case bytes():
-            return base64.b64encode(value).decode()
-        case Decimal():
-            return format(value, "f")
-        case None:
-            return None
-        case _:
-            return str(value)
-
-
-def _printed(value: Any) -> str:
-    """What `{{ value }}` prints: text as it is, everything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    return json.dumps(_plain(value), ensure_ascii=False)
-
-
-def _encodable(value: Any) -> bool:
-    """False for text with a lone surrogate: the template engine would replace it silently."""
-    if isinstance(value, str):
-        if value.isascii():
-            return True
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return False
-        return True
-    if isinstance(value, Mapping):
-        return all(map(_encodable, value.values()))
-    if isinstance(value, list):
-        return all(map(_encodable, value))
-    return True
 
 
 def _listed(names: Collection[str]) -> str:

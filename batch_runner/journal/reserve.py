@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from batch_runner.disk import Disk, explained
@@ -53,6 +54,7 @@ class Reserve:
             if size > 0:
                 self._disk.allocate(fd, size)
         except OSError:
-            self._disk.unlink(self._path)
+            with suppress(OSError):  # an empty file is in nobody's way
+                self._disk.unlink(self._path)
             return 0
         return size

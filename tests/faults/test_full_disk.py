@@ -38,7 +38,7 @@ LESS_EXT4 = "rm disk/filler"
 SMALL_FILES_ONLY = """
 import resource, sys
 from batch_runner.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY))
 sys.exit(main(["run", "job.toml", "--progress", "off"]))
 """
 
@@ -120,7 +120,7 @@ def test_a_full_ext4_loses_nothing_in_flight(ground, needs, record_figure):
     story = story.replace(
         "cp out.csv out.csv.meta.json ..\n", "cp out.csv out.csv.meta.json ..\ncd ..\n"
     )
-    outcome = fill(ground, story, rows=9000)
+    outcome = fill(ground, story, rows=3000)
     check_full(ground, record_figure, 11.2, "ENOSPC, ext4 on a loop device", outcome)
 
 

@@ -43,6 +43,7 @@ def test_an_endpoint_that_honours_idempotency_keys_bills_nothing_twice(ground, r
     assert all(row.received.idempotency_key for row in ground.server.ledger.rows())
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_ignores_them_bills_what_was_in_flight(ground, record_figure):
     """Control, too: the honouring endpoint above had something to honour."""
     again = killed_and_finished(ground, endpoint="")

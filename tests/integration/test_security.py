@@ -107,7 +107,11 @@ def test_a_key_that_the_server_echoes_reaches_no_file_and_no_screen(
 ):
     monkeypatch.setenv("MY_KEY", KEY)
     texts(tmp_path, "answer", "fail")
-    job = job_in(tmp_path, endpoint={"api_key_env": "MY_KEY"}, output={"columns": "full"})
+    job = job_in(
+        tmp_path,
+        endpoint={"api_key_env": "MY_KEY", "headers": {"x-tenant": "tenant-s3cret-7"}},
+        output={"columns": "full"},
+    )
     escaped = json.dumps(KEY)[1:-1].replace("/", "\\/")
 
     def answer(request):
@@ -116,13 +120,14 @@ def test_a_key_that_the_server_echoes_reaches_no_file_and_no_screen(
         if b"fail" in request.content:
             wrong = {"error": {"code": "bad", "message": f"Incorrect API key: {KEY}."}}
             return httpx.Response(400, headers=headers, json=wrong)
-        body = json.dumps(reply(f"your key is {KEY}", note=KEY, id=KEY, model=KEY))
+        body = json.dumps(reply(f"your key is {KEY}", note="tenant-s3cret-7", id=KEY, model=KEY))
         return httpx.Response(200, headers=headers, content=body[:-1] + f',"again":"{escaped}"}}')
 
     ask(job, answer)
     assert "[redacted]" in output(tmp_path)[0]["llm_output"]
     said = main_cli("report", "-o", "out.csv", "-i", "in.csv", "--set", "request.model=m")
     assert not places_of(KEY, tmp_path, said.out, said.err)
+    assert not places_of("tenant-s3cret-7", tmp_path, said.out, said.err)
     assert places_of("your key is", tmp_path), "the search must be able to see a leak"
 
 

@@ -1,7 +1,5 @@
 """One history: a small job, run again and again through trouble, until it is done."""
 
-import csv
-import json
 import random
 import shutil
 import signal
@@ -13,19 +11,17 @@ from hashlib import blake2b
 from pathlib import Path
 
 from batch_runner.errors import BatchRunnerError, StorageError, UsageError
-from batch_runner.jobmapping import job_from_mapping
 from batch_runner.progress import ProgressStyle
 from batch_runner.runner import OnChange, RunOptions, run
 from tests.simulation.clock import Clock, Killed, Loop, StuckError
 from tests.simulation.disk import DiskFaults, SimulatedDisk
-from tests.simulation.endpoint import CAP, DOLLARS_IN, DOLLARS_OUT, FAULTS, MODEL, Endpoint
+from tests.simulation.endpoint import FAULTS, Endpoint
+from tests.simulation.job import PERIODS, SimulatedJob
 from tests.simulation.promises import Promises
 from tests.simulation.seams import installed
 
 
-PERIODS = {"now": 0.0, "100ms": 0.1, "1s": 1.0, "off": None}
 MEMORY_FOLDER = Path("/dev/shm")
-FIELDS = ("id", "text")
 
 
 @dataclass
@@ -94,128 +90,37 @@ class World:
             dice=self.dice, clock=self.clock, promises=self.promises, tell=self.tell
         )
         self.process = 0
-        self.crashes = 0  # processes that left calls without a word about them
+        self.crashes = 0  # times when calls may have been left without a word about them
         self.disturbed = False
         self.loop = None
         self.signals = []
         self.plan = ()
-        self._lay_out_the_job()
+        self.job = SimulatedJob(self.dice, rough=rough)
 
     def tell(self, event):
         self.events.append(f"[run {self.process} {self.clock.now:9.3f} s] {event}")
-
-    # The job and its input.
-
-    def _lay_out_the_job(self):
-        dice = self.dice
-        self.durability = dice.choice(("100ms", "100ms", "now", "1s", "1s", "off"))
-        if self.rough:
-            self.durability = "off"
-        self.format = dice.choice(("csv", "csv", "jsonl"))
-        self.streams = dice.random() < 0.2
-        self.has_key = dice.random() < 0.5
-        self.segment_bytes = dice.choice((1500, 20_000, 256 << 20))
-        self.timeout = dice.choice((5, 20, 60))
-        self.next_row = 0
-        self.rows = []
-        for _ in range(dice.choices((5, 8, 12, 20, 60), (30, 30, 20, 10, 3))[0]):
-            self._add_row(len(self.rows))
-        self._save_rows()
-
-    def _add_row(self, position):
-        dice = self.dice
-        self.next_row += 1
-        if self.rows and dice.random() < 0.2:
-            text = dice.choice(self.rows)[1]  # asks for the same as another
-        else:
-            kind = "poison" if dice.random() < 0.04 else "row"
-            text = f"{kind}{self.next_row} " + "x" * dice.choice((1, 1, 30, 6000))
-        self.rows.insert(position, (str(self.next_row), text))
-
-    def _edit_rows(self):
-        """Rows come, go, change and move; never fewer of those that ask for the same."""
-        dice = self.dice
-        times = Counter(text for _, text in self.rows)
-        for _ in range(dice.randint(1, 4)):
-            at = dice.randrange(len(self.rows))
-            match dice.choice(("add", "remove", "change", "shuffle")):
-                case "add":
-                    self._add_row(at)
-                case "remove" if times[self.rows[at][1]] == 1 and len(self.rows) > 3:
-                    del self.rows[at]
-                case "change" if times[self.rows[at][1]] == 1:
-                    self.next_row += 1
-                    self.rows[at] = (self.rows[at][0], f"row{self.next_row} changed")
-                case "shuffle":
-                    dice.shuffle(self.rows)
-            times = Counter(text for _, text in self.rows)
-        self.tell(f"the input is edited: {len(self.rows)} rows")
-        self._save_rows()
-
-    def _save_rows(self):
-        for head, times in Counter(text.split()[0] for _, text in self.rows).items():
-            most = self.promises.most_rows_of.get(head, 0)
-            self.promises.most_rows_of[head] = max(most, times)
-        with Path(f"in.{self.format}").open("w", newline="") as file:
-            if self.format == "csv":
-                csv.writer(file).writerows([FIELDS, *self.rows])
-            else:
-                file.writelines(
-                    json.dumps(dict(zip(FIELDS, row, strict=True))) + "\n" for row in self.rows
-                )
-
-    def _read_output(self):
-        with Path(f"out.{self.format}").open(newline="") as file:
-            if self.format == "csv":
-                rows = list(csv.DictReader(file))
-            else:
-                rows = [json.loads(line) for line in file]
-        return [(r["id"], r["text"], r["llm_status"], r["llm_output"] or "") for r in rows]
-
-    def _job(self, limits):
-        return job_from_mapping(
-            {
-                "input": {"path": f"in.{self.format}"} | ({"key": "id"} if self.has_key else {}),
-                "prompt": {"input": "Say: {{ text }}"},
-                "request": {"model": MODEL, "max_output_tokens": CAP},
-                "endpoint": {
-                    "base_url": "http://127.0.0.1:9/v1",
-                    "timeout": self.timeout,
-                    "stream": self.streams,
-                    "idempotency_header": "Idempotency-Key",
-                },
-                "retry": {"rate_limit_patience": 120, "attempts": 4},
-                "limits": limits,
-                "output": {"path": f"out.{self.format}", "durability": self.durability},
-                "prices": {MODEL: {"input": str(DOLLARS_IN), "output": str(DOLLARS_OUT)}},
-            },
-            origin="job",
-            folder=Path(),
-            default_name="simulated",
-        )
-
-    # The life of the job.
 
     def live(self):
         """Trouble for some runs, then two quiet ones: the first finishes, the second finds nothing."""
         dice = self.dice
         for _ in range(dice.choice((1, 1, 2, 2, 3, 4))):
             if self.process and dice.random() < 0.3:
-                self._edit_rows()
+                self.job.edit()
+                self.tell(f"the input is edited: {len(self.job.rows)} rows")
             self._troubled_run()
             if self.promises.broken:
                 return
         self._quiet_run()
         if self.promises.broken:
             return
-        before = Path(f"out.{self.format}").read_bytes()
+        before = self.job.output.read_bytes()
         calls = len(self.endpoint.calls)
         self._quiet_run()
         self.promises.check(
             len(self.endpoint.calls) == calls, "a run with nothing to do made calls"
         )
         self.promises.check(
-            Path(f"out.{self.format}").read_bytes() == before, "the output is not reproducible"
+            self.job.output.read_bytes() == before, "the output is not reproducible"
         )
 
     def _troubled_run(self):
@@ -279,7 +184,7 @@ class World:
         code = self._carry_out({"concurrency": "auto"}, quiet=True)
         self.promises.check(code in (0, 3), f"a quiet run ended with {code}")
         if not self.promises.broken:
-            for _, text, status, _ in self._read_output():
+            for _, text, status, _ in self.job.read_output():
                 self.promises.check(
                     status in ("ok", "incomplete") or text.startswith("poison"),
                     f"{text.split()[0]} is {status} after a quiet run",
@@ -290,7 +195,7 @@ class World:
         self.endpoint.process = self.process
         self.endpoint.is_alive = True
         self.disk.begin_run(faults)
-        self.promises.new_process(self.process)
+        self.promises.new_process(self.process, self.job.rows)
         self.promises.may_break_off = self._may_break_off
         self.signals = []
 
@@ -316,7 +221,7 @@ class World:
         """A call is broken off at its deadline, by a second signal, after the grace, or in a crash."""
         if self.disk.dead or self.disk.troubles or len(self.signals) > 1:
             return True
-        if self.clock.now - call.at >= self.timeout - 1e-6:
+        if self.clock.now - call.at >= self.job.timeout - 1e-6:
             return True
         grace = self.limits.get("grace", 25)
         return bool(self.signals) and self.clock.now - self.signals[0][1] >= grace - 1e-6
@@ -332,10 +237,10 @@ class World:
             limit=limit,
         )
         calls_before = len(self.endpoint.calls)
-        self.tell(f"begins: {len(self.rows)} rows, {limits}, {self.disk.faults}")
+        self.tell(f"begins: {len(self.job.rows)} rows, {limits}, {self.disk.faults}")
         summary = code = None
         try:
-            summary = run(self._job(limits), options)
+            summary = run(self.job.spec(limits), options)
             code = int(summary.exit_code)
         except Killed:
             pass
@@ -365,7 +270,7 @@ class World:
         return code
 
     def _lose_power_after_the_end(self, *, published):
-        output = Path(f"out.{self.format}")
+        output = self.job.output
         before = output.read_bytes() if published else None
         self._lose_power("after the end")
         if published:
@@ -398,7 +303,11 @@ class World:
         )
         if code in (0, 3, 4):
             self.promises.check_output(
-                self.rows, self._read_output(), self.endpoint.calls, exit_code=code, limited=limited
+                self.job.rows,
+                self.job.read_output(),
+                self.endpoint.calls,
+                exit_code=code,
+                limited=limited,
             )
 
     def _crash(self):
@@ -413,11 +322,12 @@ class World:
     def _lose_power(self, when):
         self.tell(f"power cut {when}")
         self.counts["power cuts"] += 1
+        self.crashes += 1
         self.disturbed = True
         self.disk.cut_power()
         self.promises.survived(
-            Path(f"out.{self.format}.run/journal"),
-            period_seconds=PERIODS[self.durability],
+            Path(f"{self.job.output}.run/journal"),
+            period_seconds=PERIODS[self.job.durability],
             calls=self.endpoint.calls,
             troubled=bool(self.disk.troubles),
         )

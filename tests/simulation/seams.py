@@ -22,6 +22,7 @@ import anyio.to_thread
 import batch_runner.journal.sync as sync_module
 import batch_runner.runner
 from batch_runner.disk import REAL_DISK
+from batch_runner.journal import Journal
 from tests.simulation.clock import replaced, simulated_time
 
 
@@ -57,7 +58,7 @@ def _seams():
 
 @contextmanager
 def _defaults(stand_ins):
-    seams = _seams()
+    seams = (*_seams(), (Journal.__init__.__kwdefaults__, "segment_bytes", "segment_bytes"))
     before = [defaults[name] for defaults, name, _ in seams]
     for defaults, name, kind in seams:
         defaults[name] = stand_ins[kind]
@@ -132,6 +133,7 @@ def installed(world):
         "time": clock.time,
         "monotonic": clock.monotonic,
         "random": dice.random,
+        "segment_bytes": world.job.segment_bytes,
     }
     with (
         _defaults(stand_ins),

@@ -15,7 +15,7 @@ from tests.simulation.history import play
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 100
-ENOUGH_TO_SEE_A_BUG = 200
+ENOUGH_TO_SEE_A_BUG = 400
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +47,8 @@ def test_no_history_of_ten_thousand_breaks_a_promise():
 
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_seen(bug):
-    assert any(
-        play(seed, bug).broken or play(seed, bug, rough=True).broken
-        for seed in range(ENOUGH_TO_SEE_A_BUG)
-    )
+    """Half of the worlds are rough: some bugs need many power cuts to show."""
+    assert any(play(seed, bug, rough=seed % 2 == 1).broken for seed in range(ENOUGH_TO_SEE_A_BUG))
 
 
 def test_a_seed_is_the_same_history_in_every_process():

@@ -22,7 +22,7 @@ CORE = {
     "adaptive", "bill", "breaker", "budget", "columns", "concurrency", "course", "errors",
     "estimate", "hosts", "job", "jobmapping", "media", "price_list", "pricing", "printable",
     "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
-    "summary", "tally", "timeline", "values",
+    "summary", "tally", "template_values", "timeline", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
 
