@@ -107,7 +107,10 @@ class Promises:
         segment = Path(inode.path)
         if segment.parent.name != "journal":
             return
-        *lines, self._rest[fd] = (self._rest.get(fd, b"") + data).split(b"\n")
+        begun = self._rest.get((fd, inode.path), b"")  # numbers of closed files are used again
+        *lines, self._rest[fd, inode.path] = (begun + data).split(b"\n")
+        if is_whole(self._rest[fd, inode.path]):
+            lines.append(self._rest[fd, inode.path])  # nothing but its newline is missing
         for line in lines:
             self._traces.append((segment.name, line, self.process))
             if found := read_result(line):
