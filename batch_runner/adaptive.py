@@ -238,13 +238,13 @@ class AdaptiveLimit:
 
     def _learn(self, others: int, now: float, pause: float) -> str:
         self._cut_kind = ""
-        if self._outages:
-            self._pace = self._pace_step = FIRST_PACE
-            return "refused again before anything got in"
         if self._did_not_help():
             self._take_back(now)
             return "refusals do not follow the load"
         admitted = self._span.admitted
+        if self._outages or (admitted <= 1 and not others):
+            self._pace = self._pace_step = FIRST_PACE
+            return "refused before anything else got in"
         self._burst = self._burst or admitted
         seen = self._span.rate(now, self._burst)
         if self._is_level(others):
@@ -331,7 +331,7 @@ class AdaptiveLimit:
 
     def _did_not_help(self) -> bool:
         """Whether refusals keep coming soon, whatever was cut."""
-        if self._span.admitted >= FEW or self._wall == self._rate_wall == math.inf:
+        if self._span.admitted >= FEW:
             self._strikes = 0
             self._level_before = self._level
             self._tally = _Tally(self.rate_limited, self._begun_ever)
@@ -352,7 +352,7 @@ class AdaptiveLimit:
         self._level = self._wall = max(self._level, self._level_before)
         self.rate, self._rate_wall = None, math.inf
         self._strikes = self._proven = 0
-        self._pace = self._pace_step = FIRST_PACE
+        self._pace = UNPACED
 
     def _doubt_the_doubt(self, now: float) -> None:
         """If more load brings more refusals, the cuts were right: they come back."""

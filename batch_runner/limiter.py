@@ -17,6 +17,7 @@ from batch_runner.concurrency import Concurrency, Pacer, read_rate_limits
 
 LONGEST_HEADER_PAUSE = 60.0  # seconds; headers may be wrong, a 429 is not
 DISBELIEF = 20  # replies in a row after a header's pause that still say "none left"
+SMALL_HERD = 50  # callers
 SPREAD_SECONDS = 1.0  # over which callers leave a cool-down, if it was as long
 
 
@@ -177,13 +178,21 @@ class Limiter:
         self._pace.restart()  # whoever had a turn in the pause asks again after it
         self.adaptive.on_pause(added)
 
+    def _spread(self) -> float:
+        """Seconds over which callers leave a cool-down; a pace spreads them better than chance.
+
+        A small herd leaves together. Spread out, the first of them to be refused would send all
+        others back: against a server that refuses each row once, that costs a pause a row.
+        """
+        if self.adaptive.pace is not None:
+            return 0.0
+        return self._spread_seconds * max(0, self.held - SMALL_HERD) / max(1, self.held)
+
     async def admit(self, slot: Slot, tokens: float) -> float:
         """Wait for cool-down, place and turn. Returns when that was."""
         while True:
             if (left := self.cooling_seconds(self.clock())) > 0:
-                # A pace spreads the callers better than chance can.
-                spread_seconds = self._spread_seconds if self.adaptive.pace is None else 0.0
-                await anyio.sleep(left + self._jitter() * spread_seconds)
+                await anyio.sleep(left + self._jitter() * self._spread())
                 continue  # it may have been prolonged
             try:
                 self.places.acquire_on_behalf_of_nowait(slot)
