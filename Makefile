@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt 2>/dev/nul
 SEEDS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint typecheck test-faults sim bench sample-data lock build clean
+.PHONY: help install demo test fuzz check format lint typecheck test-faults sim bench sample-data lock build clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ demo: install ## summarize sample_data/articles.csv with a real model on this ma
 	@echo "Your own file:         $(BIN)/batch-runner init FILE.csv > jobs/mine.toml"
 
 test: install ## run the tests (the slow ones are in test-faults)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+fuzz: install ## the properties again, with new random examples
+	HYPOTHESIS_PROFILE=dice $(BIN)/python -m pytest tests/properties
 
 check: install ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
         Usage,
     )
     from batch_runner.results import Outcome, read_results
-    from batch_runner.runner import FailOn, OnChange, RunOptions, run, run_async
+    from batch_runner.run_options import FailOn, OnChange, RunOptions
+    from batch_runner.runner import run, run_async
     from batch_runner.summary import RunSummary
 
 __all__ = [
@@ -102,7 +103,8 @@ _HOMES = {
         "Completion", "ErrorCode", "Failure", "Row", "RowResult", "RowStatus", "Usage",
     ),
     "results": ("Outcome", "read_results"),
-    "runner": ("FailOn", "OnChange", "RunOptions", "run", "run_async"),
+    "run_options": ("FailOn", "OnChange", "RunOptions"),
+    "runner": ("run", "run_async"),
     "summary": ("RunSummary",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,14 +12,12 @@ from batch_runner.job import JobSpec
 from batch_runner.journal import LockPolicy
 from batch_runner.notify import News, Ping, write_textfile
 from batch_runner.report import summary_lines
-from batch_runner.runner import RunOptions
+from batch_runner.run_options import RunOptions
 from batch_runner.signals import Interrupted
 from batch_runner.summary import RunSummary
 
 
 log = logging.getLogger("batch_runner")
-
-_SIGNAL_EXIT_BASE = 128
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ def _news(
 
 def _exit_code(error: BaseException | None) -> int:
     if isinstance(error, Interrupted):
-        return _SIGNAL_EXIT_BASE + error.signal_number
+        return ExitCode.of_signal(error.signal_number)
     return error.exit_code if isinstance(error, BatchRunnerError) else ExitCode.BUG
 
 

@@ -181,7 +181,8 @@ class ProbeReport:
 
 def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
     """The first row that is to be sent has been; it is kept like any finished row."""
-    from batch_runner.runner import RunOptions, run  # noqa: PLC0415  # check itself sends nothing
+    from batch_runner.run_options import RunOptions  # noqa: PLC0415  # check itself sends nothing
+    from batch_runner.runner import run  # noqa: PLC0415  # likewise
 
     answers: list[RowResult] = []
     options = RunOptions(limit=1, on_result=answers.append, progress=ProgressStyle.OFF)

@@ -15,6 +15,9 @@ Every exception carries a `hint`: what to do next.
 from enum import IntEnum
 
 
+_BEFORE_SIGNALS = 128
+
+
 class ExitCode(IntEnum):
     """What the process tells its caller; a promise to cron jobs."""
 
@@ -38,6 +41,16 @@ class ExitCode(IntEnum):
     """Stopped by SIGINT after a drain."""
     TERMINATED = 143
     """Stopped by SIGTERM after a drain."""
+
+    @classmethod
+    def of_signal(cls, number: int) -> "ExitCode":
+        """As shells count."""
+        return cls(_BEFORE_SIGNALS + number)
+
+    @property
+    def signal_number(self) -> int | None:
+        """The signal that it tells of, if it tells of one."""
+        return self - _BEFORE_SIGNALS if self > _BEFORE_SIGNALS else None
 
 
 class BatchRunnerError(Exception):

@@ -106,21 +106,6 @@ def overhead(actual: Sequence[int], counted: Sequence[int]) -> int:
     return round(median(differences)) if differences else 0
 
 
-def input_total(counted: Iterable[int], overhead_per_row: int = 0) -> int:
-    """Input tokens of the run: every row counted, none projected."""
-    return sum(max(count + overhead_per_row, 0) for count in counted)
-
-
-def total_ceiling(per_row: Iterable[Amount | None]) -> Decimal | None:
-    """The most that all rows can take; None when any of them has no bound."""
-    total = Decimal(0)
-    for amount in per_row:
-        if amount is None:
-            return None
-        total += _exact(amount)
-    return total
-
-
 def describe(estimate: Point | Range, show: Callable[[Decimal], str]) -> str:
     """The estimate in words, a caution on each further line."""
     match estimate:

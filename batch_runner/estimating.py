@@ -20,7 +20,8 @@ from batch_runner.jobfile import api_key
 from batch_runner.plan import TRANSIENT, requests
 from batch_runner.pricing import PriceMatch
 from batch_runner.records import RowResult, RowStatus
-from batch_runner.runner import RunOptions, run
+from batch_runner.run_options import RunOptions
+from batch_runner.runner import run
 from batch_runner.signals import Interrupted
 from batch_runner.survey import Ceiling, Kind, Survey
 from batch_runner.work import Work, fingerprint, open_work
@@ -28,8 +29,6 @@ from batch_runner.work import Work, fingerprint, open_work
 
 T = TypeVar("T")
 
-FIRST_SIGNAL_CODE = 128
-"""An exit code above it tells the signal."""
 COUNTED_ROWS = 5
 """Rows that the endpoint is asked to count when none are sampled: they differ little."""
 
@@ -224,8 +223,8 @@ def _run(job: JobSpec, rows: list[int], options: RunOptions) -> dict[int, RowRes
 
     chosen = replace(options, rows=frozenset(rows), on_result=keep, write_output=False)
     summary = _outside_any_loop(run, job, chosen)
-    if summary.exit_code >= FIRST_SIGNAL_CODE:
-        raise Interrupted(summary.exit_code - FIRST_SIGNAL_CODE)
+    if (number := summary.exit_code.signal_number) is not None:
+        raise Interrupted(number)
     if summary.stop_reason is not None:
         raise RunStoppedError(
             f"the sample was not finished: {summary.stop_reason}",

@@ -29,7 +29,8 @@ from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.progress import ProgressStyle
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import Column, ColumnKind, RowResult, RowStatus
-from batch_runner.runner import OnChange, RunOptions, run_async
+from batch_runner.run_options import OnChange, RunOptions
+from batch_runner.runner import run_async
 from batch_runner.summary import RunSummary
 from batch_runner.work import open_work
 

@@ -122,10 +122,6 @@ class PriceMatch:
             "doubts": [doubt.name.lower() for doubt in self.doubts],
         }
 
-    @property
-    def approximate(self) -> bool:
-        return Doubt.FINE_TUNE in self.doubts
-
 
 def listed_price(
     name: str, base_url: str | None, service_tier: str | None, at: float | None

@@ -82,7 +82,6 @@ class Status:
 def follow(
     job: JobSpec,
     *,
-    every_seconds: float = WATCH_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Status]:
@@ -94,7 +93,7 @@ def follow(
         if status.holder is None:
             return
         # A journal of a million rows takes seconds to read: the watcher must not eat the run's CPU.
-        sleep(max(every_seconds, MOST_SHARE * (clock() - began)))
+        sleep(max(WATCH_SECONDS, MOST_SHARE * (clock() - began)))
         before, last, began = status.statuses.total(), began, clock()
         status = read_status(job)
         pace = (status.statuses.total() - before) / max(began - last, 1e-3)

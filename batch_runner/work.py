@@ -304,6 +304,11 @@ def fingerprint(job: JobSpec) -> str:
     ).hexdigest()
 
 
+def journal_settings(job: JobSpec) -> dict[str, str]:
+    """What the journal remembers of a run besides its rows."""
+    return {"model": job.model, "base_url": job.endpoint.base_url}
+
+
 def _same_prompt(job: JobSpec, directory: RunDirectory) -> bool:
     manifest = read_manifest(directory.manifest)
     if manifest is None or isinstance(manifest, DamagedManifest):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
 import pytest
 
 from batch_runner.cli import main
@@ -18,6 +19,11 @@ from batch_runner.signals import STOPPING
 
 
 ROOT = Path(__file__).parents[1]
+
+# The same examples in every run: what passed yesterday passes today. `make fuzz` rolls new dice.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("dice", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 @pytest.fixture(autouse=True)

@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with reading(path):
             # pre_buffer would hold whole column chunks, twice over; a buffer streams them.
             file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, ValueError) as error:  # ValueError: names that are no UTF-8
         raise InputError(
             f"{path}: not a whole Parquet file ({error})",
             hint="Parquet compresses inside: gunzip a .parquet.gz, and copy a cut one again",
@@ -162,7 +162,7 @@ def _batches(path: Path, file: Any, **options: Any) -> Iterator[Any]:
     try:
         with reading(path):
             yield from file.iter_batches(**options)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{path}: damaged, or beyond this pyarrow ({error})") from error
 
 

@@ -28,7 +28,7 @@ from batch_runner.tables import open_table
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-FIGURES = pytest.StashKey[list[tuple[float, str, str, str]]]()
+FIGURE = "figure"
 
 JOB = """
 [input]
@@ -54,10 +54,6 @@ output = 2.0
 """
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FIGURES] = []
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`-m slow` takes the quick ones of this folder along, so that its table is whole."""
@@ -66,6 +62,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.path.is_relative_to(HERE) or item.name.startswith(quick):
                 item.add_marker("slow")
+
+
+def _recorded(terminalreporter: Any) -> Iterator[tuple[float, str, str, str]]:
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call" or getattr(report, "skipped", False):
+                for name, value in report.user_properties:
+                    if name == FIGURE:
+                        yield tuple(value)
 
 
 def _counted(terminalreporter: Any) -> Iterator[tuple[float, str, str, str]]:
@@ -81,8 +86,8 @@ def _counted(terminalreporter: Any) -> Iterator[tuple[float, str, str, str]]:
             yield number, name, demanded, f"{passed}/{passed + failed}"
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = [*config.stash[FIGURES], *_counted(terminalreporter)]
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    rows = [*_recorded(terminalreporter), *_counted(terminalreporter)]
     if not rows:
         return
     rows.sort()
@@ -137,7 +142,8 @@ def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
     """Enters a line of the table at the end of the run."""
 
     def record(number: float, name: str, demanded: str, measured: object) -> None:
-        request.config.stash[FIGURES].append((number, name, demanded, str(measured)))
+        # A property of the test, because it finds its way home from a worker process.
+        request.node.user_properties.append((FIGURE, [number, name, demanded, str(measured)]))
 
     return record
 

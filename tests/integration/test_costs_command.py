@@ -12,7 +12,7 @@ from batch_runner import load_job, read_results, run
 from batch_runner.costs import costs
 from batch_runner.faultserver import running
 from batch_runner.journal import RunDirectory
-from batch_runner.runner import RunOptions
+from batch_runner.run_options import RunOptions
 
 
 JOB = """

@@ -12,7 +12,7 @@ from batch_runner.errors import RunStoppedError
 from batch_runner.estimate import Range
 from batch_runner.expectation import Expectation, recall
 from batch_runner.faultserver import running
-from batch_runner.runner import RunOptions
+from batch_runner.run_options import RunOptions
 from batch_runner.work import fingerprint
 
 

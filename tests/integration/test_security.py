@@ -21,7 +21,8 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.progress import ProgressStyle
-from batch_runner.runner import RunOptions, run
+from batch_runner.run_options import RunOptions
+from batch_runner.runner import run
 
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from batch_runner.errors import BatchRunnerError, StorageError, UsageError
 from batch_runner.progress import ProgressStyle
-from batch_runner.runner import OnChange, RunOptions, run
+from batch_runner.run_options import OnChange, RunOptions
+from batch_runner.runner import run
 from tests.simulation.clock import Clock, Killed, Loop, StuckError
 from tests.simulation.disk import DiskFaults, SimulatedDisk
 from tests.simulation.endpoint import FAULTS, Endpoint

@@ -20,7 +20,6 @@ import anyio
 import anyio.to_thread
 
 import batch_runner.journal.sync as sync_module
-import batch_runner.runner
 from batch_runner.disk import REAL_DISK
 from batch_runner.journal import Journal
 from tests.simulation.clock import replaced, simulated_time
@@ -144,7 +143,6 @@ def installed(world):
             (anyio.to_thread, "run_sync", inline),
             (uuid, "uuid4", lambda: uuid.UUID(int=dice.getrandbits(128), version=4)),
             (sync_module, "threading", threads),
-            (batch_runner.runner, "raise_on_signals", lambda: None),
         ),
     ):
         yield

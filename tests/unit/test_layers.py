@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -35,10 +36,11 @@ EDGE = {
 
 FLOW = {
     "__init__", "__main__", "announce", "asked", "batch_answers", "batch_files", "batch_report",
-    "changes", "charts", "check", "cli", "commands", "costs", "costs_report", "dispatch",
-    "estimate_report", "estimating", "export", "findings", "frame", "freshness", "html_report",
-    "money_view", "pipeline", "plan", "remedy", "reparse", "report", "results", "run_view",
-    "runner", "spending", "standing", "starter", "status", "survey", "work",
+    "changes", "charts", "check", "cli", "commands", "conclusion", "costs", "costs_report",
+    "dispatch", "estimate_report", "estimating", "export", "findings", "frame", "freshness",
+    "html_report", "money_view", "pipeline", "plan", "remedy", "reparse", "report", "results",
+    "run_options", "run_view", "runner", "spending", "standing", "starter", "status", "survey",
+    "work",
 }  # fmt: skip
 """What puts them together."""
 
@@ -109,6 +111,15 @@ def packages(module: str, *, at_load: bool = False) -> set[str]:
 def test_every_module_belongs_to_exactly_one_layer():
     assert set(modules()) == CORE | EDGE | FLOW
     assert not CORE & EDGE | CORE & FLOW | EDGE & FLOW
+
+
+@pytest.mark.parametrize(("layer", "members"), [("Core", CORE), ("Edge", EDGE), ("Flow", FLOW)])
+def test_the_architecture_page_says_of_every_module_where_it_stands(layer, members):
+    page = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
+    table = page.partition(f"\n**{layer}**")[2].partition("|---|---|\n")[2].partition("\n\n")[0]
+    inside = {path.stem for path in (ROOT / "commands").glob("*.py")} - set(modules())
+    named = re.findall(r"`(\w+)`", table)
+    assert sorted(name for name in named if name not in inside) == sorted(members)
 
 
 @pytest.mark.parametrize("module", sorted(CORE))

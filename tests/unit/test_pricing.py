@@ -47,7 +47,7 @@ def test_names_as_gateways_write_them_find_their_price(name, matched_by, entry):
     assert match.source.startswith("genai-prices 0.2.")
     assert match.source.endswith(f": {entry}")
     assert f"{match.provider}/{match.model}" == entry
-    assert not match.approximate
+    assert not match.doubts
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_fine_tune_has_its_own_price_or_the_base_price_marked_approximate():
     book = PriceBook({})
     own = book.resolve("ft:gpt-4o-mini-2024-07-18:acme::abc", at=AT)
     base = book.resolve("ft:gpt-4.1-2025-04-14:acme::abc", at=AT)
-    assert (own.model, own.approximate) == ("ft:gpt-4o-mini", False)
-    assert (base.model, base.approximate) == ("gpt-4.1", True)
+    assert (own.model, own.doubts) == ("ft:gpt-4o-mini", ())
+    assert (base.model, base.doubts) == ("gpt-4.1", (Doubt.FINE_TUNE,))
     assert Doubt.FINE_TUNE in book.quote(billed("ft:gpt-4.1-2025-04-14:acme::abc")).doubts
 
 

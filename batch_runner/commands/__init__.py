@@ -1,0 +1,79 @@
+"""What each command of the command line does: parsed arguments in, exit code out.
+
+A command imports what it needs when it is carried out: `status` waits for no network library.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+
+from batch_runner import logs
+from batch_runner.commands import money, preparing, sending, serving, telling, writing
+from batch_runner.errors import BatchRunnerError, ExitCode, LockedError
+from batch_runner.journal import LockPolicy
+from batch_runner.signals import Interrupted, raise_on_signals
+
+
+log = logging.getLogger("batch_runner")
+
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "init": preparing.init,
+    "check": preparing.check,
+    "run": sending.run,
+    "retry": sending.retry,
+    "status": telling.status,
+    "export": writing.export,
+    "reparse": writing.export,
+    "convert": writing.convert,
+    "report": telling.report,
+    "verify": telling.verify,
+    "estimate": money.estimate,
+    "costs": money.costs,
+    "prices": money.prices,
+    "serve": serving.serve,
+    "faults": serving.faults,
+}
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    """The exit code of the command, once it has done what it does; errors are told on stderr."""
+    raise_on_signals()
+    held = None
+    try:
+        held = logs.set_up(
+            quiet=arguments.quiet,
+            verbose=arguments.verbose,
+            log_file=arguments.log_file,
+            log_format=logs.LogFormat(arguments.log_format),
+        )
+        code = _COMMANDS[arguments.command](arguments)
+    except LockedError as error:
+        if getattr(arguments, "if_locked", "fail") == LockPolicy.SKIP:
+            log.info("%s", error)
+            return ExitCode.DONE
+        code = _told(error)
+    except BatchRunnerError as error:
+        code = _told(error)
+    except Interrupted as interruption:
+        log.warning("%s", interruption)
+        code = ExitCode.of_signal(interruption.signal_number)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception:  # noqa: BLE001  # the last line of defence: whatever is left is a bug
+        log.error("this is a bug in batch_runner:\n%s", traceback.format_exc())  # noqa: TRY400  # HeldHandler keeps one line
+        code = ExitCode.BUG
+    if held is not None and code != ExitCode.DONE:
+        print("\n".join(held.lines), file=sys.stderr)
+    return int(code)
+
+
+def _told(error: BatchRunnerError) -> ExitCode:
+    log.error("%s", error, extra={"event": "error"})
+    if error.hint:
+        log.error("hint: %s", error.hint, extra={"event": "hint"})
+    return error.exit_code

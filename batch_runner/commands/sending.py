@@ -1,0 +1,97 @@
+"""Rows sent for money: `run` and `retry`."""
+
+import argparse
+import logging
+
+from batch_runner import logs
+from batch_runner.commands.described import described_job
+from batch_runner.commands.stdout import print_json
+from batch_runner.errors import UsageError
+from batch_runner.journal import Entry, LockPolicy
+from batch_runner.plan import Dedupe, Wanted, unfinished
+from batch_runner.progress import ProgressStyle
+from batch_runner.records import ErrorCode, RowStatus
+from batch_runner.run_options import FailOn, OnChange, RunOptions
+
+
+log = logging.getLogger("batch_runner")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return _run_rows(arguments, unfinished)
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    return _run_rows(arguments, _failed_rows(arguments))
+
+
+def _failed_rows(arguments: argparse.Namespace) -> Wanted:
+    """Which rows `retry` sends: all failed ones, or those with the codes named."""
+    only = _codes(arguments.only) if arguments.only else None
+    statuses = {RowStatus.FAILED, *(RowStatus(name) for name in arguments.include)}
+
+    def wanted(entry: Entry | None) -> bool:
+        if entry is None or entry.status not in statuses:
+            return False
+        return only is None or entry.code in only or entry.status is not RowStatus.FAILED
+
+    return wanted
+
+
+def _codes(text: str) -> frozenset[str]:
+    codes = frozenset(word.strip() for word in text.split(","))
+    for code in sorted(codes - {*ErrorCode}):
+        if not code.startswith("other:"):
+            raise UsageError(
+                f"--only {code!r}: no such error code",
+                hint=f"known: {', '.join(ErrorCode)}, other:...",
+            )
+    return codes
+
+
+def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
+    from batch_runner import runner
+    from batch_runner.announce import announced
+    from batch_runner.report import summary_lines
+
+    quiet = arguments.quiet
+    options = RunOptions(
+        limit=arguments.limit,
+        fresh=arguments.fresh,
+        on_change=OnChange(arguments.on_change),
+        fail_on=_fail_on(arguments.fail_on),
+        dry_run=arguments.dry_run,
+        if_locked=LockPolicy(arguments.if_locked),
+        progress=ProgressStyle.OFF if quiet else ProgressStyle(arguments.progress),
+        wanted=wanted,
+        dedupe=_dedupe(arguments),
+    )
+    with described_job(arguments) as job, announced(job, options) as announcement:
+        summary = announcement.summary = runner.run(job, announcement.options)
+    extra = {"event": "run_end", "fields": logs.end_fields(summary)}
+    log.info("%s", "\n".join(summary_lines(summary)), extra=extra)
+    if arguments.json:
+        print_json(summary.to_json())
+    return summary.exit_code
+
+
+def _dedupe(arguments: argparse.Namespace) -> Dedupe | None:
+    """None when nothing was said: then the job's last run decides."""
+    if arguments.force_dedupe:
+        return Dedupe.FORCED
+    if arguments.dedupe is None:
+        return None
+    return Dedupe.ON if arguments.dedupe else Dedupe.OFF
+
+
+def _fail_on(text: str) -> FailOn:
+    if text in ("any", "none"):
+        return FailOn(never=text == "none")
+    number = text.removesuffix("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = -1.0
+    if not text.endswith("%") or not 0 <= share <= 1:
+        raise UsageError(f"--fail-on {text!r}: must be any, none or a share such as 2%")
+    return FailOn(share=share)

@@ -1,0 +1,81 @@
+"""How a job stands: `status`, `report` and `verify`."""
+
+import argparse
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+from batch_runner.commands.described import described_job, is_batch_output, other_target
+from batch_runner.commands.stdout import print_json, print_lines
+from batch_runner.errors import ExitCode, UsageError
+
+
+log = logging.getLogger("batch_runner")
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from batch_runner.status import drawn, follow, read_status
+
+    with described_job(arguments) as job:
+        if arguments.watch and not arguments.json:
+            columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for text in drawn(follow(job), columns=columns):
+                print(text, flush=True)
+            return ExitCode.DONE
+        status = read_status(job)
+    if arguments.json:
+        print_json(status.to_json())
+    else:
+        print_lines(status.lines())
+    return ExitCode.DONE
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from batch_runner.findings import gather
+    from batch_runner.report import report_lines
+    from batch_runner.standing import standing
+    from batch_runner.work import open_work
+
+    if arguments.job is not None and is_batch_output(arguments.job):
+        return _report_batch(arguments)
+    target = other_target(arguments, suffixes=(".html", ".htm"))
+    with described_job(arguments) as job, open_work(job) as work:
+        findings = gather(work)
+        summary = standing(work, findings)
+        if target is not None:
+            from batch_runner.html_report import write_report
+
+            write_report(work, summary, findings, target, redact=arguments.redact)
+            log.info("wrote %s", target)
+    if arguments.json:
+        print_json(summary.to_json())
+    elif target is None:
+        print_lines(report_lines(summary, findings, redact=arguments.redact))
+    return ExitCode.DONE
+
+
+def _report_batch(arguments: argparse.Namespace) -> int:
+    """The report of a batch's output file, which has no job."""
+    from batch_runner.batch_report import batch_report
+
+    if arguments.output is not None:
+        raise UsageError("report -o: what a batch gave is reported in the terminal only")
+    report = batch_report(Path(arguments.job))
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        print_lines(report.lines())
+    return ExitCode.DONE
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from batch_runner import journal
+
+    with described_job(arguments) as job:
+        report = journal.verify(journal.RunDirectory(job.run_path))
+    if arguments.json:
+        print_json(report.to_json())
+    elif not (arguments.quiet and report.is_sound):
+        print_lines(report.lines())
+    return ExitCode.DONE if report.is_sound else ExitCode.STORAGE

@@ -1,0 +1,69 @@
+"""Files made from what the journal has: `export`, `reparse` and `convert`."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from batch_runner.commands.described import described_job, is_batch_output, other_target
+from batch_runner.commands.stdout import print_json
+from batch_runner.errors import ExitCode, UsageError
+
+
+log = logging.getLogger("batch_runner")
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """`export`, and `reparse`, which looks harder for the answers."""
+    from batch_runner.export import export as write_output
+    from batch_runner.work import check_target, claim_output, open_work
+
+    target = other_target(arguments)
+    with described_job(arguments) as job, open_work(job) as work:
+        path = target or job.output_path
+        check_target(path, work.table, place="-o")
+        if path == job.output_path:
+            claim_output(work)
+        if arguments.command == "reparse":
+            from batch_runner.reparse import reparse
+
+            exported = reparse(work, path)
+        else:
+            exported = write_output(work, path, partial=arguments.partial)
+    counts = {str(status): n for status, n in exported.statuses.items()}
+    log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
+    if arguments.json:
+        print_json({"output": str(path), "statuses": counts})
+    return ExitCode.DONE
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    from batch_runner.batch_files import (
+        check_conversion,
+        join_answers,
+        write_requests,
+        write_table,
+    )
+    from batch_runner.work import check_target, open_work
+
+    files = [name for name in arguments.sources if is_batch_output(name)]
+    jobs = [name for name in arguments.sources if name not in files]
+    if len(jobs) > 1 or arguments.output is None or not (jobs or files or arguments.input):
+        raise UsageError(
+            "convert takes one job, or output files of a batch, or both, and -o says where to",
+            hint="batch-runner convert JOB -o batch.jsonl; batch-runner convert output.jsonl -o out.csv",
+        )
+    path = Path.cwd() / arguments.output
+    check_conversion(files, path)
+    if not jobs and not arguments.input:
+        written = write_table(files, path, arguments.settings)
+    else:
+        arguments.job = jobs[0] if jobs else None
+        if jobs:
+            arguments.output = None
+        with described_job(arguments) as job, open_work(job) as work:
+            check_target(path, work.table, place="-o")
+            written = join_answers(work, files, path) if files else write_requests(work, path)
+    log.info("%s: %s %s", path, f"{written:,}", "answers" if files else "requests")
+    if arguments.json:
+        print_json({"output": str(path), "answers" if files else "requests": written})
+    return ExitCode.DONE

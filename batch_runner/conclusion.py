@@ -1,0 +1,158 @@
+"""The end of a run: summary, output, report, meta file and exit code, however the calls ended."""
+
+import signal
+import time
+from pathlib import Path
+
+from batch_runner import __version__
+from batch_runner.bill import Bill, source_of
+from batch_runner.dispatch import Dispatch
+from batch_runner.errors import BatchRunnerError, ExitCode, StorageError
+from batch_runner.export import Exported, export
+from batch_runner.findings import gather
+from batch_runner.freshness import fresh_export, remember_export
+from batch_runner.job import FormulaPolicy
+from batch_runner.journal import PastRun, RunDirectory, replay
+from batch_runner.records import RowStatus
+from batch_runner.remedy import command
+from batch_runner.run_options import RunOptions
+from batch_runner.summary import RunSummary
+from batch_runner.work import Work, journal_settings, write_json
+
+
+def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
+    """Output, meta file and exit code, according to how the calls ended."""
+    summary = _summary_of_plan(work)
+    if dispatch is not None:
+        _add_calls(summary, dispatch)
+    storage_failed = summary.exit_code is ExitCode.STORAGE
+    summary.bill = _whole_bill(work, storage_failed=storage_failed)
+    stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
+    if options.dry_run or not options.write_output:
+        return summary
+    if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
+        summary.elapsed_seconds = time.time() - work.started_at
+        try:
+            write_json(work.job.meta_path, summary.to_json())
+        except StorageError as error:
+            if summary.exit_code is not ExitCode.STORAGE:
+                raise
+            summary.warnings.append(str(error))
+        return summary
+    exported = fresh_export(work) if dispatch is None else None
+    if exported is None:
+        exported = export(work, work.job.output_path)
+        remember_export(work, exported)
+    _add_output(summary, exported, work, options)
+    summary.elapsed_seconds = time.time() - work.started_at
+    if work.job.output.report is not None:
+        _add_report(summary, work, Path(work.job.output.report))
+    write_json(work.job.meta_path, summary.to_json())
+    return summary
+
+
+def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
+    """The report is written; a run that sent nothing leaves the one there is."""
+    summary.report = str(path)
+    if not summary.sent and path.exists():
+        return
+    from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
+
+    runs = (*work.replay.runs, *([_this_run(work)] if summary.sent else []))
+    try:
+        write_report(work, summary, gather(work, runs), path)
+    except StorageError as error:
+        # The output is there; that it has no report must not keep the meta file from saying so.
+        summary.report = None
+        summary.exit_code = ExitCode.STORAGE
+        summary.stop_reason = str(error)
+
+
+def _this_run(work: Work) -> PastRun:
+    """As the journal will tell of it from now on."""
+    return PastRun(
+        run_id=work.run_id,
+        started_at=work.started_at,
+        tool_version=__version__,
+        settings=journal_settings(work.job),
+        ended_cleanly=True,
+    )
+
+
+def _summary_of_plan(work: Work) -> RunSummary:
+    plan = work.plan
+    return RunSummary(
+        job=work.job.name,
+        origin=work.job.origin,
+        run_id=work.run_id,
+        started_at=work.started_at,
+        elapsed_seconds=time.time() - work.started_at,
+        rows=plan.rows,
+        duplicates=plan.duplicates,
+        bad_records=plan.bad_count,
+        bad_places=[record.place for record in plan.bad],
+        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        warnings=list(work.warnings),
+    )
+
+
+def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
+    tally = dispatch.tally
+    summary.sent = tally.finished
+    summary.run_bill = tally.bill
+    summary.statuses = tally.statuses.copy()
+    summary.codes = tally.codes.copy()
+    summary.latency_quantiles = tally.latencies.quantiles()
+    summary.rate_limited_calls = dispatch.limiter.rate_limited
+    summary.limit_changes = dispatch.limit_changes()
+    reason = dispatch.drain.reason
+    if dispatch.signal_number is not None and not isinstance(reason, StorageError):
+        summary.exit_code = ExitCode.of_signal(dispatch.signal_number)
+        summary.stop_reason = signal.Signals(dispatch.signal_number).name
+        summary.hint = f"run again to go on: {command('run', summary.origin)}"
+    elif isinstance(reason, BatchRunnerError):
+        summary.exit_code = reason.exit_code
+        summary.stop_reason = str(reason)
+        summary.hint = reason.hint
+
+
+def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:
+    summary.statuses = exported.statuses
+    summary.codes = exported.codes
+    summary.reused = exported.reused
+    summary.formula_cells = exported.formula_cells
+    summary.damaged_records = max(summary.damaged_records, exported.damaged)
+    summary.output = str(work.job.output_path)
+    summary.price_source = _price_source(summary.bill, work)
+    if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
+        summary.warnings.append(
+            f"{exported.formula_cells:,} cells begin like a spreadsheet formula; "
+            'csv_formulas = "escape" under [output] defuses them'
+        )
+    if summary.exit_code is ExitCode.DONE:
+        unanswered = sum(
+            exported.statuses[status]
+            for status in (RowStatus.FAILED, RowStatus.REFUSED, RowStatus.INCOMPLETE)
+        )
+        if options.fail_on.is_failure(unanswered, summary.rows):
+            summary.exit_code = ExitCode.ROWS_FAILED
+
+
+def _price_source(bill: Bill, work: Work) -> str | None:
+    """Which prices were used; those that would be while nothing has been priced."""
+    return ", ".join(sorted(bill.sources)) or source_of(work.prices, {work.job.model: 1})
+
+
+def _whole_bill(work: Work, *, storage_failed: bool) -> Bill:
+    """What all runs of this journal cost, calls lost in crashes included."""
+    bill = Bill()
+    for result in work.replay.results():
+        bill.merge(work.biller.bill(result))
+    lost = work.replay.unknown
+    if storage_failed or work.replay.pending:
+        # This run has lost calls itself, or heard the end of some that were lost before.
+        with replay(RunDirectory(work.job.run_path)) as now:
+            lost = now.unknown
+    for intent in lost:
+        bill.merge(work.biller.bill_lost(intent, at=None))
+    return bill
