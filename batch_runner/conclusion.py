@@ -84,6 +84,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
     return RunSummary(
         job=work.job.name,
         origin=work.job.origin,
+        invocation=work.job.invocation,
         run_id=work.run_id,
         started_at=work.started_at,
         elapsed_seconds=time.time() - work.started_at,
@@ -109,7 +110,7 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     if dispatch.signal_number is not None and not isinstance(reason, StorageError):
         summary.exit_code = ExitCode.of_signal(dispatch.signal_number)
         summary.stop_reason = signal.Signals(dispatch.signal_number).name
-        summary.hint = f"run again to go on: {command('run', summary.origin)}"
+        summary.hint = f"run again to go on: {command('run', summary.invocation)}"
     elif isinstance(reason, BatchRunnerError):
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)

@@ -7,6 +7,7 @@ from typing import Any
 from batch_runner.estimate import Point, Range, describe_ceiling
 from batch_runner.estimating import Estimate, Sample
 from batch_runner.progress import count, dollars, dollars_at_most, duration
+from batch_runner.remedy import command
 
 
 def estimate_lines(found: Estimate) -> Iterator[str]:
@@ -26,8 +27,8 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"note     {note}"
     if found.max_cost is not None:
         yield f"limit    max_cost {dollars(found.max_cost)} stops a run before it spends more"
-    if found.to_send and found.origin.endswith(".toml"):
-        yield f"next     batch-runner run {found.origin}"
+    if found.to_send:
+        yield f"next     {command('run', found.invocation)}"
 
 
 def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:

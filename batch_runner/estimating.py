@@ -68,6 +68,7 @@ class Estimate:
 
     job: str
     origin: str
+    invocation: str
     models: Mapping[str, PriceMatch | None]
     """Model to its price; None: no price is known."""
     rows: int
@@ -142,6 +143,7 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
     return Estimate(
         job=job.name,
         origin=job.origin,
+        invocation=job.invocation,
         models={
             model: work.prices.resolve(model, service_tier=tier, at=None)
             for model in sorted(survey.models or {job.model})

@@ -23,7 +23,7 @@ from batch_runner.work import Work, identity_of, manifest_of
 
 _MARK = "exported"
 _ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
-_WITHOUT_EFFECT = ("origin", "endpoint", "limits", "retry", "notify")
+_WITHOUT_EFFECT = ("origin", "typed", "endpoint", "limits", "retry", "notify")
 """Parts of a job that leave no trace in an output whose rows are all done."""
 
 

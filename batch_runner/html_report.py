@@ -273,7 +273,7 @@ def _errors(
 ) -> Mapping[str, Any]:
     lines = []
     for code, n in summary.codes.most_common(MOST_CODES):
-        way_out = remedy(code, summary.origin)
+        way_out = remedy(code, summary.invocation)
         sample = findings.examples.get(code)
         place, message = asked.unsendable.get(code, ("", None))
         if sample is not None:

@@ -3,6 +3,7 @@
 `jobmapping.job_from_mapping` is the only way in; what a value may be is said by its reader.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
@@ -233,7 +234,7 @@ class JobSpec:
 
     name: str
     origin: str
-    """Where it was described: a path, or "command line"; for messages and next commands."""
+    """Where it was described: a path, or "command line"; for messages."""
     folder: Path
     """What relative paths mean."""
     input: InputSpec
@@ -247,6 +248,14 @@ class JobSpec:
     json: JsonSpec
     prices: Mapping[str, PriceSpec]
     notify: NotifySpec
+
+    typed: str = ""
+    """The arguments that named it on the command line, ready to be typed again; empty elsewhere."""
+
+    @property
+    def invocation(self) -> str:
+        """What to type behind a command to mean this job."""
+        return self.typed or shlex.quote(self.origin)
 
     @property
     def model(self) -> str:

@@ -157,7 +157,7 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _near_file(missing: Path) -> str:
     there = [file.name for file in missing.parent.glob("*.toml")] if missing.parent.is_dir() else []
-    if near := difflib.get_close_matches(missing.name, there, n=1):
+    if near := difflib.get_close_matches(missing.name, there, n=1, cutoff=0.8):
         return f"did you mean {missing.parent / near[0]}?"
     return "batch-runner init FILE writes one"
 

@@ -7,10 +7,6 @@ from batch_runner.plan import TRANSIENT
 from batch_runner.records import ErrorCode, other
 
 
-COMMAND_LINE = "command line"
-"""`JobSpec.origin` of a job made of flags alone."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
     """The way out for the rows with one error code."""
@@ -19,17 +15,14 @@ class Remedy:
     command: str
 
 
-def command(verb: str, origin: str, *options: str) -> str:
-    """What to type; without a job file, the flags of the run have to be typed again."""
-    words = ["batch-runner", verb]
-    if origin == COMMAND_LINE:
-        return " ".join([*words, "<the same flags>", *map(shlex.quote, options)])
-    return " ".join([*words, shlex.quote(origin), *map(shlex.quote, options)])
+def command(verb: str, invocation: str, *options: str) -> str:
+    """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already."""
+    return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 
-def remedy(code: str, origin: str) -> Remedy:
+def remedy(code: str, invocation: str) -> Remedy:
     words, verb, options = _REMEDIES.get(code) or _unnamed(code)
-    return Remedy(words=words, command=command(verb, origin, *options))
+    return Remedy(words=words, command=command(verb, invocation, *options))
 
 
 def _unnamed(code: str) -> tuple[str, str, tuple[str, ...]]:

@@ -30,7 +30,7 @@ def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = Fals
     """The summary, and for each error an example and what to type."""
     lines = summary_lines(summary)
     for code, rows in summary.codes.most_common():
-        way_out = remedy(code, summary.origin)
+        way_out = remedy(code, summary.invocation)
         lines += ["", f"{rows:,} {one_line(code, LONGEST_CODE)}"]
         sample = findings.examples.get(code)
         if sample is not None and sample.message and not redact:
@@ -54,7 +54,7 @@ def _lines(summary: RunSummary) -> Iterator[str]:
     if (limited := summary.codes[ErrorCode.RATE_LIMITED]) and not _all_pass(summary):
         yield (
             f"note     {limited:,} rate_limited: a later run sends them again: "
-            f"{command('run', summary.origin)}"
+            f"{command('run', summary.invocation)}"
         )
     for warning in summary.warnings[:3]:
         yield f"note     {one_line(warning, 300)}"
@@ -66,7 +66,7 @@ def _lines(summary: RunSummary) -> Iterator[str]:
         report = f"   report {summary.report}" if summary.report else ""
         yield f"output   {summary.output}{report}"
     elif summary.exit_code >= ExitCode.HUNG_UP or summary.exit_code is ExitCode.STORAGE:
-        yield f"output   not written; {command('export', summary.origin)} writes what there is"
+        yield f"output   not written; {command('export', summary.invocation)} writes what there is"
 
 
 def _verdict(summary: RunSummary) -> str:
@@ -151,8 +151,8 @@ def _all_pass(summary: RunSummary) -> bool:
 
 def _way_out(summary: RunSummary) -> str:
     if _all_pass(summary):
-        return f"a later run sends them again: {command('run', summary.origin)}"
+        return f"a later run sends them again: {command('run', summary.invocation)}"
     if summary.statuses[RowStatus.FAILED]:
-        return command("retry", summary.origin)
+        return command("retry", summary.invocation)
     kinds = [s for s in (RowStatus.INCOMPLETE, RowStatus.REFUSED) if summary.statuses[s]]
-    return command("retry", summary.origin, *(w for kind in kinds for w in ("--include", kind)))
+    return command("retry", summary.invocation, *(w for kind in kinds for w in ("--include", kind)))

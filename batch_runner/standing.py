@@ -21,6 +21,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary = RunSummary(
         job=work.job.name,
         origin=work.job.origin,
+        invocation=work.job.invocation,
         run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),
@@ -84,7 +85,7 @@ def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:
-        summary.hint = f"run again to go on: {command('run', summary.origin)}"
+        summary.hint = f"run again to go on: {command('run', summary.invocation)}"
     summary.report = meta.get("report")
     summary.limit_changes = meta.get("limit_changes") or []
     summary.rate_limited_calls = meta.get("rate_limited_calls")

@@ -17,6 +17,8 @@ class RunSummary:
 
     job: str
     origin: str
+    invocation: str = "JOB"
+    """What to type behind a command to mean this job."""
     run_id: str
     started_at: float
     elapsed_seconds: float

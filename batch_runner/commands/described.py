@@ -1,11 +1,14 @@
 """The job that arguments describe, and the file that `-o` means beside it."""
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batch_runner.concurrency import Concurrency
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 
@@ -18,22 +21,64 @@ _READERS = ("status", "export", "reparse", "convert", "report", "verify")
 @contextmanager
 def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
     """The job that the arguments describe; with `--local`, while the local endpoint runs."""
+    typed = _typed(arguments)
     flags: dict[str, Any] = {}
     for flag, key in KEYS_OF_FLAGS.items():
         value = getattr(arguments, flag, None)
         if value is not None:
             flags[key] = _absolute(value) if flag in _PATH_FLAGS else value
     if not getattr(arguments, "local", False) or arguments.command in _READERS:
-        yield load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
+        if getattr(arguments, "local", False):
+            flags |= _local_model()
+        yield replace(_loaded(arguments, flags), typed=typed)
         return
     from batch_runner.local import LocalEndpoint
 
     # Read once before the model is loaded, so that a mistake in the job shows at once.
-    flags |= {"endpoint.base_url": "http://127.0.0.1:9/v1", "endpoint.api_key_env": None}
-    load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
+    flags |= _local_model()
+    _loaded(arguments, flags)
     with LocalEndpoint() as endpoint:
         flags["endpoint.base_url"] = endpoint.url
-        yield load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
+        job = _loaded(arguments, flags)
+        if job.limits.concurrency == Concurrency.parse("auto"):
+            # It queues what it cannot serve and never says 429: nothing would stop the growth.
+            fixed = Concurrency.parse(endpoint.slots)
+            job = replace(job, limits=replace(job.limits, concurrency=fixed))
+        yield replace(job, typed=typed)
+
+
+def _loaded(arguments: argparse.Namespace, flags: dict[str, Any]) -> JobSpec:
+    return load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
+
+
+def _local_model() -> dict[str, Any]:
+    """What `--local` lays over a job: where, which model, and that it is free.
+
+    The model is part of each request, so answers of the small model are never taken for those of
+    the model that the job names.
+    """
+    from batch_runner.local import MODEL
+
+    return {
+        "endpoint.base_url": "http://127.0.0.1:9/v1",
+        "endpoint.api_key_env": None,
+        "request.model": MODEL,
+        f"prices.{MODEL}": {"input": 0, "output": 0},
+    }
+
+
+def _typed(arguments: argparse.Namespace) -> str:
+    """The arguments that say which job is meant, ready to be typed again."""
+    words = [arguments.job] if arguments.job else []
+    for flag in KEYS_OF_FLAGS:
+        value = getattr(arguments, flag, None)
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                words += [f"--{flag.replace('_', '-')}", item]
+    words += ["--local"] if getattr(arguments, "local", False) else []
+    for setting in arguments.settings:
+        words += ["--set", setting]
+    return shlex.join(words)
 
 
 def _absolute(value: str | list[str]) -> str | list[str]:
@@ -45,10 +90,13 @@ def _absolute(value: str | list[str]) -> str | list[str]:
 def other_target(arguments: argparse.Namespace, *, suffixes: tuple[str, ...] = ()) -> Path | None:
     """Where `-o` points when it does not mean the job's own output, which it then leaves alone.
 
-    Without a job file `-o` says which output the job has, unless it has one of `suffixes`.
+    Without a job file `-o` says which output the job has, unless it has one of `suffixes`. So it
+    does where a run wrote to it: another run's rows must not appear under its name.
     """
     target: str | None = arguments.output
     if target is None or (arguments.job is None and not target.lower().endswith(suffixes)):
+        return None
+    if Path(f"{target}.run").is_dir():
         return None
     arguments.output = None
     return Path.cwd() / target

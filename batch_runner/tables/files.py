@@ -46,7 +46,9 @@ def _matches(path: str | Path) -> list[Path]:
         raise InputError(f"{path}: no such file")
     files = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207  Path.glob takes no absolute pattern
     if not files:
-        raise InputError(f"{path}: no file matches this pattern")
+        raise InputError(
+            f"{path}: no file matches this pattern", hint="is the folder there, and filled?"
+        )
     return files
 
 

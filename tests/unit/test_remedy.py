@@ -11,7 +11,7 @@ CODES = [*ErrorCode, other("refusal"), other("stopped"), other("steered_by_moonl
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_command_shown_is_one_that_the_command_line_takes(code):
-    words = remedy(code, "my jobs/a.toml").command
+    words = remedy(code, "'my jobs/a.toml'").command
     import shlex
 
     name, *arguments = shlex.split(words)
@@ -26,4 +26,4 @@ def test_what_may_pass_by_itself_needs_no_retry(code):
 
 
 def test_a_job_without_a_file_says_what_to_type():
-    assert command("run", "command line") == "batch-runner run <the same flags>"
+    assert command("run", "-i 'a b.csv' -m m") == "batch-runner run -i 'a b.csv' -m m"

@@ -27,6 +27,7 @@ def summary(**changes):
     values = {
         "job": "article-summaries",
         "origin": "jobs/summarize_articles.toml",
+        "invocation": "jobs/summarize_articles.toml",
         "run_id": "r",
         "started_at": 1.7e9,
         "elapsed_seconds": 761.0,
@@ -92,13 +93,13 @@ def test_rows_skipped_on_purpose_are_no_failure():
 
 
 def test_a_job_made_of_flags_is_told_what_to_type():
-    assert line("failed", origin="command line").endswith("batch-runner retry <the same flags>")
-    stopped = line("output", origin="command line", output=None, exit_code=ExitCode.TERMINATED)
-    assert "batch-runner export <the same flags>" in stopped
+    assert line("failed", invocation="-i a.csv").endswith("batch-runner retry -i a.csv")
+    stopped = line("output", invocation="-i a.csv", output=None, exit_code=ExitCode.TERMINATED)
+    assert "batch-runner export -i a.csv" in stopped
 
 
 def test_a_path_with_spaces_can_be_pasted():
-    assert line("failed", origin="my jobs/a.toml").endswith("batch-runner retry 'my jobs/a.toml'")
+    assert line("failed", invocation="'my jobs/a.toml'").endswith("retry 'my jobs/a.toml'")
 
 
 def test_what_an_endpoint_says_cannot_steer_the_terminal_or_break_the_line():
