@@ -2,7 +2,7 @@
 
 import sys
 
-from batch_runner.cli import main
+from batch_runner.cli import entry
 
 
-sys.exit(main())
+sys.exit(entry())

@@ -68,6 +68,17 @@ def check_changes(changes: Changes, *, origin: str, most_share: float) -> None:
     )
 
 
+def check_nothing_vanishes(changes: Changes, *, origin: str) -> None:
+    """Raise ChangedRowsError when the output would lose many answers that it shows now."""
+    changed = len(changes.rows)
+    if changed > MOST_CHANGED_SHARE * changes.finished:
+        raise ChangedRowsError(
+            f"{origin}: the output would lose {changed:,} of {changes.finished:,} answers: "
+            "prompt, parameters or text are no longer those that were answered",
+            hint="undo the change, write elsewhere with -o, or run sends the changed rows",
+        )
+
+
 def keep_old_answers(plan: Plan, changes: Changes) -> None:
     """The changed rows are not sent; the output shows what they were answered before."""
     for row, entry in changes.rows.items():

@@ -175,6 +175,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commands.carry_out(arguments)
 
 
+def entry() -> int:
+    """The console script: also Ctrl-C in the first moments, before anything handles it, is told."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 

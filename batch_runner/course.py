@@ -87,12 +87,12 @@ class Course:
         """The budgets know of a problem; `now` is monotonic."""
         if problem.unknown is not None:
             self.unknown[problem.unknown] += 1
+        self._maybe_billed += problem.unknown is not None or problem.blame is Blame.MAYBE_BILLED
         if problem.blame is Blame.RATE_LIMIT:
             if self._rate_limited_since is None:
                 self._rate_limited_since = now
             return
         self._chargeable += 1
-        self._maybe_billed += problem.blame is Blame.MAYBE_BILLED
 
     def spent(self, now: float) -> Spent:
         since = self._rate_limited_since

@@ -107,6 +107,8 @@ def decide(problem: Problem, spent: Spent, policy: RetrySpec, *, jitter: float) 
         return RetryDecision(verdict=Verdict.FAIL_ROW)
     if spent.attempts >= policy.attempts:
         return RetryDecision(verdict=Verdict.FAIL_ROW)
+    if (problem.wait_seconds or 0.0) > policy.rate_limit_patience:
+        return RetryDecision(verdict=Verdict.FAIL_ROW)
     return RetryDecision(
         verdict=Verdict.RETRY, wait_seconds=_wait(problem, spent.attempts, policy, jitter)
     )
@@ -114,6 +116,8 @@ def decide(problem: Problem, spent: Spent, policy: RetrySpec, *, jitter: float) 
 
 def _slow_down(problem: Problem, spent: Spent, policy: RetrySpec, jitter: float) -> RetryDecision:
     wait = _wait(problem, spent.attempts, policy, jitter)
+    if spent.maybe_billed > policy.maybe_billed_attempts:
+        return RetryDecision(verdict=Verdict.FAIL_ROW, wait_seconds=wait)
     if problem.may_retry is False or spent.rate_limit_seconds + wait > policy.rate_limit_patience:
         return RetryDecision(verdict=Verdict.FAIL_ROW, wait_seconds=wait)
     return RetryDecision(verdict=Verdict.SLOW_DOWN, wait_seconds=wait)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 
 import anyio
@@ -19,7 +20,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
-from batch_runner.plan import requests
+from batch_runner.plan import Plan, requests
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words, check_prices
@@ -157,14 +158,24 @@ def _dispatch(
 def _apply_changes(work: Work, options: RunOptions) -> None:
     if options.on_change is OnChange.RERUN:
         return
+    # Rows that `retry` does not send can have changed all the same, and would lose their answers.
     changes = find_changes(
-        work.plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
+        unanswered(work), work.table, work.builder, work.replay, same_prompt=work.same_prompt
     )
     if options.on_change is OnChange.KEEP:
         keep_old_answers(work.plan, changes)
         return
     most = 0.0 if options.on_change is OnChange.FAIL else MOST_CHANGED_SHARE
     check_changes(changes, origin=work.job.origin, most_share=most)
+
+
+def unanswered(work: Work) -> Plan:
+    """The plan of a run that sends every row without a result, whatever this one sends."""
+    plan, index = work.plan, work.replay.index
+    wanted = bytearray(
+        plan.has_request(row) and index.entry(plan.entries[row]) is None for row in range(plan.rows)
+    )
+    return replace(plan, wanted=wanted)
 
 
 def _budget(work: Work) -> Budget | None:

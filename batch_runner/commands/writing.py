@@ -4,9 +4,11 @@ import argparse
 import logging
 from pathlib import Path
 
+from batch_runner.changes import check_nothing_vanishes, find_changes
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
 from batch_runner.errors import ExitCode, UsageError
+from batch_runner.work import Work
 
 
 log = logging.getLogger("batch_runner")
@@ -28,12 +30,21 @@ def export(arguments: argparse.Namespace) -> int:
 
             exported = reparse(work, path)
         else:
+            if path == job.output_path and not arguments.partial:
+                _check_nothing_vanishes(work)
             exported = write_output(work, path, partial=arguments.partial)
     counts = {str(status): n for status, n in exported.statuses.items()}
     log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
     if arguments.json:
         print_json({"output": str(path), "statuses": counts})
     return ExitCode.DONE
+
+
+def _check_nothing_vanishes(work: Work) -> None:
+    changes = find_changes(
+        work.plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
+    )
+    check_nothing_vanishes(changes, origin=work.job.origin)
 
 
 def convert(arguments: argparse.Namespace) -> int:

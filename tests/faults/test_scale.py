@@ -47,7 +47,9 @@ base = resource.getrusage(resource.RUSAGE_SELF)
 with replay(RunDirectory(Path(sys.argv[1]))) as found:
     end = resource.getrusage(resource.RUSAGE_SELF)
     cpu = end.ru_utime + end.ru_stime - base.ru_utime - base.ru_stime
-    print(json.dumps([len(found.index), cpu, end.ru_maxrss]))
+    # Not ru_maxrss: it starts at what the parent had when it forked.
+    peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]
+    print(json.dumps([len(found.index), cpu, int(peak)]))
 """
 
 
