@@ -11,6 +11,7 @@ from typing import Any
 from batch_runner.concurrency import Concurrency
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
+from batch_runner.redact import without_passwords
 
 
 _PATH_FLAGS = ("input", "output")
@@ -78,7 +79,7 @@ def _typed(arguments: argparse.Namespace) -> str:
     words += ["--local"] if getattr(arguments, "local", False) else []
     for setting in arguments.settings:
         words += ["--set", setting]
-    return shlex.join(words)
+    return shlex.join(map(without_passwords, words))
 
 
 def _absolute(value: str | list[str]) -> str | list[str]:
