@@ -11,7 +11,7 @@ from typing import Any
 from batch_runner.concurrency import Concurrency
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
-from batch_runner.redact import without_passwords
+from batch_runner.redact import MASK, without_passwords
 
 
 _PATH_FLAGS = ("input", "output")
@@ -78,7 +78,9 @@ def _typed(arguments: argparse.Namespace) -> str:
                 words += [f"--{flag.replace('_', '-')}", item]
     words += ["--local"] if getattr(arguments, "local", False) else []
     for setting in arguments.settings:
-        words += ["--set", setting]
+        key, _, _ = setting.partition("=")
+        is_secret = key.strip().startswith(("endpoint.headers", "endpoint.proxy"))
+        words += ["--set", f"{key}={MASK}" if is_secret else setting]
     return shlex.join(map(without_passwords, words))
 
 

@@ -229,6 +229,14 @@ def test_a_changed_prompt_stops_before_a_call_and_says_what_can_be_done(work):
     assert "--on-change rerun" in work.ran.err
 
 
+@pytest.mark.parametrize("command", ["export", "retry"])
+def test_no_command_replaces_answers_by_pending_rows(work, command):
+    assert work("run") == 0
+    before = work.output.read_bytes()
+    assert work(command, *PROMPT) == 2
+    assert work.output.read_bytes() == before
+
+
 def test_on_change_rerun_sends_changed_rows(work):
     assert work("run") == 0
     first = work.cells("output")

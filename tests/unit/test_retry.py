@@ -37,6 +37,17 @@ def test_every_problem_gets_a_verdict_and_no_row_goes_on_for_ever(blame, may_ret
     assert verdict(blame, spent, may_retry=may_retry) in (Verdict.FAIL_ROW, Verdict.STOP_RUN)
 
 
+@pytest.mark.parametrize("blame", [Blame.FREE, Blame.MAYBE_BILLED, Blame.ACCESS])
+def test_no_status_makes_a_row_wait_longer_than_patience(blame):
+    assert verdict(blame, Spent(attempts=1), wait_seconds=100.0) is Verdict.RETRY
+    assert verdict(blame, Spent(attempts=1), wait_seconds=7200.0) is Verdict.FAIL_ROW
+
+
+def test_a_rate_limit_that_may_have_been_billed_is_repeated_within_that_budget():
+    assert verdict(Blame.RATE_LIMIT, Spent(maybe_billed=1)) is Verdict.SLOW_DOWN
+    assert verdict(Blame.RATE_LIMIT, Spent(maybe_billed=2)) is Verdict.FAIL_ROW
+
+
 def test_each_budget_counts_what_it_is_for():
     assert verdict(Blame.FREE, Spent(attempts=2)) is Verdict.RETRY
     assert verdict(Blame.FREE, Spent(attempts=3)) is Verdict.FAIL_ROW
