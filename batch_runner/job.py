@@ -163,7 +163,7 @@ class LimitSpec:
     concurrency: Concurrency = _key(read.concurrency, Concurrency.parse("auto"))
     rpm: float | None = _key(read.rate, None)
     tpm: float | None = _key(read.rate, None)
-    max_cost: Decimal | None = _key(read.money, None)
+    max_cost: Decimal | None = _key(read.spending_limit, None)
     max_errors: ErrorLimit = _key(read.error_limit, ErrorLimit())
     deadline: float | None = _key(read.duration_seconds, None)
     """Seconds after the start at which no new row is begun."""

@@ -96,6 +96,13 @@ def money(value: Any) -> Decimal:
     return amount
 
 
+def spending_limit(value: Any) -> Decimal:
+    """Dollars that may be spent; a limit of nothing would be a run of nothing."""
+    if not money(value):
+        raise WrongValueError("must be more than nothing; --dry-run sends nothing")
+    return money(value)
+
+
 def duration_seconds(value: Any) -> float:
     """Seconds of "10m", "1h30m", "250ms" or a plain number of seconds."""
     if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (

@@ -143,6 +143,7 @@ def test_a_budget_is_4_and_one_that_cannot_be_kept_2(work):
     assert "no price" in work.ran.err
     price = ["--set", "prices.m1.input=1000000", "--set", "prices.m1.output=1000000"]
     cap = ["--set", "request.max_output_tokens=10"]
+    assert work("run", "--max-cost", "0", *price, *cap) == 2
     assert work("run", "--max-cost", "0.000001", *price, *cap) == 4
     assert work.calls() == 0
     assert "max_cost" in work.ran.err
