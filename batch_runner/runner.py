@@ -20,7 +20,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
-from batch_runner.plan import Plan, requests
+from batch_runner.plan import Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words, check_prices
@@ -159,8 +159,9 @@ def _apply_changes(work: Work, options: RunOptions) -> None:
     if options.on_change is OnChange.RERUN:
         return
     # Rows that `retry` does not send can have changed all the same, and would lose their answers.
+    plan = work.plan if options.wanted is unfinished else unanswered(work)
     changes = find_changes(
-        unanswered(work), work.table, work.builder, work.replay, same_prompt=work.same_prompt
+        plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
     )
     if options.on_change is OnChange.KEEP:
         keep_old_answers(work.plan, changes)

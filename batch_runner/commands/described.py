@@ -28,15 +28,15 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
         value = getattr(arguments, flag, None)
         if value is not None:
             flags[key] = _absolute(value) if flag in _PATH_FLAGS else value
-    if not getattr(arguments, "local", False) or arguments.command in _READERS:
-        if getattr(arguments, "local", False):
-            flags |= _local_model()
+    is_local = getattr(arguments, "local", False)
+    if is_local:
+        flags |= _local_model()
+    if not is_local or arguments.command in _READERS:
         yield replace(_loaded(arguments, flags), typed=typed)
         return
     from batch_runner.local import LocalEndpoint
 
     # Read once before the model is loaded, so that a mistake in the job shows at once.
-    flags |= _local_model()
     _loaded(arguments, flags)
     with LocalEndpoint() as endpoint:
         flags["endpoint.base_url"] = endpoint.url

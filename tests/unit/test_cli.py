@@ -2,6 +2,7 @@
 
 import pytest
 
+from batch_runner import cli
 from batch_runner.cli import COMMANDS, build_parser
 
 
@@ -112,3 +113,11 @@ def test_the_version_is_one_line_on_stdout(main_cli):
     ran = main_cli("--version")
     assert ran.code == 0
     assert ran.out.startswith("batch-runner ")
+
+
+def test_ctrl_c_before_anything_handles_it_is_130_without_a_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert cli.entry() == 130
