@@ -1,6 +1,5 @@
 """One HTTP exchange with the endpoint: a body out, what came back in. Secrets are masked here."""
 
-import json
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,6 +8,7 @@ import anyio
 import httpx
 
 from batch_runner import responses, sse
+from batch_runner.jsonbytes import decode
 from batch_runner.redact import Redactor
 from batch_runner.transport import CONNECT_SECONDS
 
@@ -40,7 +40,7 @@ class Reply:
             return sse.final_reply(self.body)
         try:
             # A proxy's byte order mark is no reason to pay twice.
-            return json.loads(self.body.removeprefix(b"\xef\xbb\xbf"))
+            return decode(self.body.removeprefix(b"\xef\xbb\xbf"))
         except (ValueError, RecursionError):
             return None
 

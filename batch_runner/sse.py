@@ -1,8 +1,9 @@
 """The reply inside a stream of server-sent events, for endpoints that stream."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from batch_runner.jsonbytes import decode
 
 
 FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
@@ -19,7 +20,7 @@ def events(body: bytes) -> Iterator[Mapping[str, Any]]:
             line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")
         )
         try:
-            event = json.loads(data)
+            event = decode(data)
         except (ValueError, RecursionError):
             continue
         if isinstance(event, Mapping):

@@ -3,12 +3,12 @@
 The key comes first, then status and code, at fixed places: recovery reads them without parsing.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batch_runner.errors import UsageError
+from batch_runner.jsonbytes import decode, encode
 from batch_runner.records import (
     Billed,
     Completion,
@@ -36,8 +36,6 @@ KEY_AT = slice(len(RESULT), len(RESULT) + 32)
 STATE_FROM = KEY_AT.stop
 STATE_UNTIL = b',"row":'
 """A result's status and code stand between `STATE_FROM` and the first `STATE_UNTIL` after it."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +75,7 @@ def header_body(header: Header) -> bytes:
 
 def read_header(line: bytes) -> Header:
     """Raises UsageError for a journal of a later batch_runner."""
-    fields = json.loads(line)["header"]
+    fields = decode(line)["header"]
     if fields["format"] > FORMAT:
         raise UsageError(
             f"the journal has format {fields['format']!r}; this batch_runner reads up to {FORMAT}",
@@ -102,7 +100,7 @@ def queued_body(key: bytes, attempt: int, response_id: str) -> bytes:
 
 def read_queued(line: bytes) -> str:
     """The id of the response."""
-    return str(json.loads(line)["response_id"])
+    return str(decode(line)["response_id"])
 
 
 def intent_body(intent: Intent) -> bytes:
@@ -119,7 +117,7 @@ def intent_body(intent: Intent) -> bytes:
 
 
 def read_intent(line: bytes) -> Intent:
-    fields = json.loads(line)
+    fields = decode(line)
     return Intent(
         key=bytes.fromhex(fields["intent"]),
         attempt=fields["attempt"],
@@ -145,7 +143,7 @@ def result_body(result: RowResult) -> bytes:
         "message": ending.message,
         "billed": [_billed_fields(billed) for billed in result.billed] or None,
         "final_usage": result.final_usage and _usage_fields(result.final_usage),
-        "unknown": result.unknown or None,
+        "unknown": {str(cause): n for cause, n in result.unknown.items()} or None,
         "request_bytes": result.request_bytes,
         "max_output_tokens": result.max_output_tokens,
         "asked_model": result.asked_model,
@@ -171,12 +169,12 @@ def state_of(result: bytes) -> bytes:
 
 
 def read_state(state: bytes) -> tuple[RowStatus, str | None]:
-    fields = json.loads(b"{" + state.removeprefix(b'",') + b"}")
+    fields = decode(b"{" + state.removeprefix(b'",') + b"}")
     return RowStatus(fields["status"]), fields["code"]
 
 
 def read_result(line: bytes) -> RowResult:
-    fields = json.loads(line)
+    fields = decode(line)
     usage = fields.get("final_usage")
     return RowResult(
         key=bytes.fromhex(fields["result"]),
@@ -267,16 +265,5 @@ def _usage_fields(usage: Usage) -> dict[str, int]:
 
 
 def _open_object(fields: Mapping[str, Any]) -> bytes:
-    """The JSON object without its closing brace, ready to be sealed.
-
-    Never refuses what a server may have said, for it has been paid: half a surrogate pair is
-    escaped, and NaN, which JSON cannot say, becomes the text "NaN".
-    """
-    try:
-        text = _encode(fields)
-    except ValueError:
-        text = _encode(json.loads(json.dumps(fields), parse_constant=str))
-    try:
-        return text[:-1].encode()
-    except UnicodeEncodeError:
-        return json.dumps(json.loads(text), separators=(",", ":"))[:-1].encode()
+    """The JSON object without its closing brace, ready to be sealed."""
+    return encode(fields)[:-1]

@@ -33,7 +33,7 @@ PLAIN = builder("<{{ x }}>")
 WHOLE = builder("{{ row | json }}")
 
 
-def row(index=0, **values):
+def row(index=0, /, **values):
     return Row(index=index, values=values, source="in.csv", line=index + 2)
 
 
@@ -61,7 +61,7 @@ def test_a_json_value_is_printed_as_json_that_means_the_same(value):
 
 
 @EXAMPLES
-@given(st.dictionaries(st.text(), st.text(), min_size=1))
+@given(st.dictionaries(st.text().filter(lambda name: name != "row"), st.text(), min_size=1))
 def test_columns_of_any_name_can_be_sent_whole(values):
     ending = WHOLE.build(row(**values))
     assert isinstance(ending, Request), ending

@@ -21,7 +21,7 @@ ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
     "adaptive", "bill", "breaker", "budget", "columns", "concurrency", "course", "errors",
-    "estimate", "hosts", "job", "jobmapping", "media", "price_list", "pricing", "printable",
+    "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "price_list", "pricing", "printable",
     "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
     "summary", "tally", "template_values", "timeline", "values",
 }  # fmt: skip

@@ -1,0 +1,38 @@
+"""JSON as endpoints send it and the journal keeps it: orjson, and the standard library beyond it.
+
+Not for the user's own data: orjson rounds whole numbers beyond 64 bits to floats.
+"""
+
+import json
+import math
+from typing import Any
+
+import orjson
+
+
+def decode(data: bytes) -> Any:
+    """The value. What JSON cannot say (NaN, infinity) becomes its text, so `encode` never meets it.
+
+    Raises ValueError for what is no JSON, RecursionError for what is nested too deeply.
+    """
+    try:
+        return orjson.loads(data)
+    except ValueError:  # also for what it only refuses: half a surrogate pair, NaN, 1e999
+        return json.loads(data, parse_constant=str, parse_float=_number)
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON. Half a surrogate pair is escaped, as UTF-8 has no bytes for it."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # also for whole numbers beyond 64 bits
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _number(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) else text
