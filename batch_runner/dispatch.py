@@ -20,7 +20,7 @@ from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
 from batch_runner.journal import Intent, Journal
 from batch_runner.limiter import Limiter
-from batch_runner.pipeline import Drain, run_pipeline, sole
+from batch_runner.pipeline import Drain, first, run_pipeline
 from batch_runner.progress import Display, Snapshot, keep_showing
 from batch_runner.records import Pending, Request, RowResult
 from batch_runner.redact import Redactor
@@ -116,7 +116,7 @@ class Dispatch:
                 watchers.cancel_scope.cancel()
             clean = True
         except BaseExceptionGroup as group:
-            raise sole(group) from None
+            raise first(group) from None
         finally:
             self._journal.close(clean=clean)
         if self._journal.failed is not None:  # worse than whatever else ended the run

@@ -129,7 +129,7 @@ class Endpoint:
             if reply.is_stream:
                 await self._read_stream(response, body)
             else:
-                await _read(response, body)
+                await _read(response, body, encoded="content-encoding" in reply.headers)
         finally:
             reply.body = self._redactor.body(bytes(body))
             await response.aclose()
@@ -149,9 +149,8 @@ class Endpoint:
                         scope.deadline = anyio.current_time() + LAST_CHUNK_SECONDS
 
 
-async def _read(response: httpx.Response, body: bytearray) -> None:
+async def _read(response: httpx.Response, body: bytearray, *, encoded: bool) -> None:
     # httpx's decoders cost 50 us even where there is nothing to decode.
-    encoded = "content-encoding" in response.headers
     chunks = response.aiter_bytes() if encoded else cast("AsyncIterable[bytes]", response.stream)
     async for chunk in chunks:
         _append(body, chunk)

@@ -1,8 +1,8 @@
-"""How rows travel: one reader, many callers, one recorder, and a pipe of length zero between them.
+"""How rows travel: each caller takes the next request when it is free, one recorder takes results.
 
-Backpressure needs no counters: a slow recorder slows the callers, which slow the reader. Ending
-early is closing the front: the reader stops, callers finish what they hold, the recorder empties
-the pipe, everyone leaves.
+Backpressure needs no counters: requests are read when a caller asks for one, and a caller whose
+result finds no room waits for the recorder. Ending early is closing the front: nobody is handed
+another request, callers finish what they hold, the recorder empties the pipe, everyone leaves.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -40,10 +40,8 @@ class Drain:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """The block ends as soon as the drain starts. Only the reader waits inside it."""
+        """The block ends as soon as the drain starts. Only one task waits inside it at a time."""
         with anyio.CancelScope() as self._reading:
-            if self.started:
-                self._reading.cancel()
             yield
 
 
@@ -52,42 +50,58 @@ async def run_pipeline(
 ) -> None:
     """Every request of `source` has been called and its result recorded, or `drain` was started.
 
-    At most 2 x callers + 1 requests are held. An error of `source`, `call` or `record` ends the run
-    and is raised alone, outside any exception group.
+    At most 2 x callers + `MOST_AT_ONCE` rows are held, besides as many being recorded. An error of
+    `source`, `call` or `record` ends the run; the first is raised, alone and outside any group.
     """
-    to_call, requests = anyio.create_memory_object_stream[Request](0)
-    to_record, results = anyio.create_memory_object_stream[RowResult](0)
+    to_record, results = anyio.create_memory_object_stream[RowResult](MOST_AT_ONCE)
     try:
         # The streams are opened outside the group and the recorder is the group's body, so that when
         # recording fails the callers are cancelled before a stream closes under them. As a child
         # task that owned its stream, one full disk surfaced as one OSError among 29 exceptions.
-        async with requests, results, anyio.create_task_group() as tasks:
-            tasks.start_soon(_read, source, to_call, drain)
+        async with (
+            aclosing(source) as rows,  # type: ignore[type-var]  # sources are generators
+            results,
+            anyio.create_task_group() as tasks,
+        ):
+            front = _Front(rows, drain)
             async with to_record:
                 for _ in range(callers):
-                    tasks.start_soon(_answer, requests.clone(), to_record.clone(), call)
+                    tasks.start_soon(_answer, front, to_record.clone(), call)
             await _record(results, record)
     except BaseExceptionGroup as group:
-        raise sole(group) from None
+        raise first(group) from None
 
 
-async def _read(source: Source, to_call: MemoryObjectSendStream[Request], drain: Drain) -> None:
-    async with to_call:
-        with drain.reading():
-            async with aclosing(source) as rows:  # type: ignore[type-var]  # sources are generators
-                async for request in rows:
-                    await to_call.send(request)
+class _Front:
+    """Where callers stand in line for the next request."""
+
+    def __init__(self, source: Source, drain: Drain) -> None:
+        self._source = source
+        self._drain = drain
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._is_closed = False
+
+    async def next(self) -> Request | None:
+        """None when there is no more, or the drain has started."""
+        async with self._turn:
+            if not (self._is_closed or self._drain.started):
+                # Cancelling ends a source that waits; one that never does is not asked again.
+                with self._drain.reading():
+                    async for request in self._source:
+                        return request
+                self._is_closed = True
+            return None
 
 
-async def _answer(
-    requests: MemoryObjectReceiveStream[Request],
-    to_record: MemoryObjectSendStream[RowResult],
-    call: Call,
-) -> None:
-    async with requests, to_record:
-        async for request in requests:
+async def _answer(front: _Front, to_record: MemoryObjectSendStream[RowResult], call: Call) -> None:
+    async with to_record:
+        while (request := await front.next()) is not None:
             result = await call(request)
-            if result is not None:
+            if result is None:
+                continue
+            try:
+                to_record.send_nowait(result)  # `send` would give way to another task each time
+            except anyio.WouldBlock:
                 await to_record.send(result)
 
 
@@ -102,9 +116,9 @@ async def _record(results: MemoryObjectReceiveStream[RowResult], record: Record)
         await record(together)
 
 
-def sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception of a group, however deep; the group itself when there are several."""
+def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that came first; the others came of the same cause, or too late to matter."""
     inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+    while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner

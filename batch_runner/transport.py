@@ -7,14 +7,15 @@ ten times the CPU of this arrangement; its Request and Response types cost next 
 import os
 import ssl
 import urllib.request
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
+from functools import cache
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
-from httpx_aiohttp import AiohttpTransport
 
 from batch_runner.errors import UsageError
 from batch_runner.hosts import is_loopback
@@ -30,7 +31,58 @@ REUSED: ContextVar[bool] = ContextVar("reused", default=False)
 """Whether the attempt in this task went out on a kept-alive connection; set True before it."""
 
 
-def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> AiohttpTransport:
+class Transport(httpx.AsyncBaseTransport):
+    """httpx's requests over aiohttp's sockets. Raises aiohttp's own errors: see `judge_exchange_error`.
+
+    Replies come as they were sent: nothing is decompressed, no redirect is followed.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._session.request(
+            request.method,
+            str(request.url),
+            # As a mapping, each header would be looked up in a list by its lower-case name.
+            headers=[
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in request.headers.raw
+            ],
+            data=request.content or None,
+            allow_redirects=False,
+            timeout=_timeouts(**request.extensions["timeout"]),
+        )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=_Body(response), request=request
+        )
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class _Body(httpx.AsyncByteStream):
+    """What arrives of a reply, as it arrives."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._response.content.iter_any())
+
+    async def aclose(self) -> None:
+        """A connection whose reply was read to its end can be used again; others are closed."""
+        self._response.release()
+
+
+@cache
+def _timeouts(
+    connect: float | None, read: float | None, pool: float | None
+) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect, sock_read=read, connect=pool)
+
+
+def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> Transport:
     """A transport without a connection limit of its own: the limiter is the limit.
 
     Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA file.
@@ -40,33 +92,29 @@ def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> 
     context = _trust(ca_file) if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     proxy_url = None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
 
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=_Connector(
-                limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_url,
-            trust_env=False,
-        )
-
-    return AiohttpTransport(verify=context, client=session)
+    session = aiohttp.ClientSession(
+        connector=_Connector(
+            limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        proxy=proxy_url,
+        trust_env=False,
+    )
+    return Transport(session)
 
 
 def judge_exchange_error(error: Exception) -> Problem | None:
     """What a broken exchange means; None for an error that no transport raises, which is a bug.
 
-    The transport's own mapping calls a reset a connect time-out, so aiohttp's cause decides.
+    Of aiohttp's where the network is real, of httpx's where a test stands in for it.
     """
-    cause: BaseException = error
-    if isinstance(error.__cause__, (aiohttp.ClientError, OSError)):
-        cause = error.__cause__
     for kinds, code, blame, unknown in _MEANING:
-        if isinstance(cause, kinds):
+        if isinstance(error, kinds):
             failure = Failure(
-                code=code, message=f"{_CODE_WORDS[code]}: {str(cause) or type(cause).__name__}"
+                code=code, message=f"{_CODE_WORDS[code]}: {str(error) or type(error).__name__}"
             )
-            untrusted = isinstance(cause, aiohttp.ClientConnectorCertificateError)
+            untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
             hint = _UNTRUSTED_HINT if untrusted else ""
             return Problem(failure=failure, blame=blame, unknown=unknown, hint=hint)
     return None

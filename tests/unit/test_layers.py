@@ -21,8 +21,8 @@ ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
     "adaptive", "bill", "breaker", "budget", "columns", "concurrency", "course", "errors",
-    "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "price_list", "pricing", "printable",
-    "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
+    "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters", "price_list",
+    "pricing", "printable", "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
     "summary", "tally", "template_values", "timeline", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
@@ -153,9 +153,9 @@ def test_the_network_is_known_to_the_client_alone(module):
     allowed = {
         "client": {"httpx", "tenacity"},
         "exchange": {"httpx"},
-        "transport": {"httpx", "httpx_aiohttp", "aiohttp"},
+        "transport": {"httpx", "aiohttp"},
     }
-    network = {"httpx", "httpx_aiohttp", "aiohttp", "tenacity", "requests", "urllib3"}
+    network = {"httpx", "aiohttp", "tenacity", "requests", "urllib3"}
     assert packages(module) & network <= allowed.get(module, set())
 
 

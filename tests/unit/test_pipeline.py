@@ -1,13 +1,14 @@
 """The pipe between reader, callers and recorder."""
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from batch_runner.errors import RunStoppedError
-from batch_runner.pipeline import Drain, run_pipeline
+from batch_runner.pipeline import MOST_AT_ONCE, Drain, run_pipeline
 from batch_runner.records import Completion, Request, RowResult
 
 
@@ -63,17 +64,20 @@ async def test_no_rows_end_at_once():
     assert record.rows == []
 
 
-async def test_a_slow_recorder_slows_the_reader():
-    rows, held = Rows(200), []
+async def test_a_stuck_recorder_stops_the_reader():
+    rows, stuck = Rows(10_000), anyio.Event()
+    recorded: list[RowResult] = []
 
     async def record(results: Sequence[RowResult]) -> None:
+        await stuck.wait()
         recorded.extend(results)
-        held.append(rows.given - len(recorded))
-        await anyio.sleep(0.001)
 
-    recorded: list[RowResult] = []
-    await run_pipeline(rows(), answer, record, callers=5, drain=Drain())
-    assert max(held) <= 2 * 5 + 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(run_pipeline, callers=5, drain=Drain()), rows(), answer, record)
+        await anyio.wait_all_tasks_blocked()
+        assert rows.given <= 2 * (5 + MOST_AT_ONCE)
+        stuck.set()
+    assert len(recorded) == 10_000
 
 
 async def test_a_drain_records_every_call_that_was_made():

@@ -85,12 +85,6 @@ def test_errors_mean_what_they_cost(error, code, blame, unknown):
     assert (problem.failure.code, problem.blame, problem.unknown) == (code, blame, unknown)
 
 
-def test_the_cause_decides_where_the_mapping_of_the_transport_is_wrong():
-    error = httpx.ConnectTimeout("")
-    error.__cause__ = aiohttp.ServerDisconnectedError()
-    assert judge_exchange_error(error).unknown is UnknownBilling.RESET
-
-
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), AssertionError()])
 def test_what_no_transport_raises_is_a_bug(error):
     assert judge_exchange_error(error) is None
