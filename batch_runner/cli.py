@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from batch_runner import __version__
@@ -60,8 +60,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: {message}{_suggestion(message)}", file=sys.stderr)
+        print(f"{self.prog}: {_plain(message)}", file=sys.stderr)
+        print(f"{self.prog} --help tells what it takes", file=sys.stderr)
         raise SystemExit(int(ExitCode.USAGE))
 
     def refuse(self, extras: Sequence[str]) -> NoReturn:
@@ -80,6 +80,16 @@ class Parser(argparse.ArgumentParser):
         near = difflib.get_close_matches(flags[0], self._option_string_actions, n=1)
         self.error(f"no option {flags[0]}" + (f" (did you mean {near[0]}?)" if near else ""))
 
+    def check_first(self, words: Sequence[str]) -> None:
+        """Leave with exit code 2 for an option in front of the command that is none there."""
+        flag = words[0].partition("=")[0] if words else ""
+        if not flag.startswith("-") or flag in self._option_string_actions:
+            return
+        command = next((word for word in words if word in COMMANDS), None)
+        if command is None or "key" in flag:
+            self.refuse([flag])
+        self.error(f"options follow the command: {self.prog} {command} {flag} ...")
+
     def check_environment(self, arguments: argparse.Namespace) -> None:
         """Leave with exit code 2 for a choice that is none: argparse looks at typed ones only."""
         for action in self._actions:
@@ -93,16 +103,20 @@ class Parser(argparse.ArgumentParser):
                     )
 
 
-def _suggestion(message: str) -> str:
-    """For argparse's message about a word that is none of its choices."""
-    found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+def _plain(message: str) -> str:
+    """Argparse's message; about a word that is none of its choices, with the one that was meant."""
+    found = re.search(r"^(.*?)(?:: )?invalid choice: '(.*)' \(choose from (.*)\)", message)
     if not found:
-        return ""
-    word, choices = found[1], re.findall(r"[\w-]+", found[2])
-    if word.endswith(".toml"):
-        return f" (did you mean 'run {word}'?)"
+        return message
+    place, word, choices = found[1], found[2], re.findall(r"[\w-]+", found[3])
     near = difflib.get_close_matches(word, choices, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    if place != "argument COMMAND":
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{place}: invalid choice: {word!r}{meant}; choose from {', '.join(choices)}"
+    meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
+    if word.endswith(".toml"):
+        meant = f"did you mean 'run {word}'?"
+    return f"no command {word!r} ({meant})"
 
 
 class Completion(argparse.Action):
@@ -130,7 +144,7 @@ class Completion(argparse.Action):
 _FILES = frozenset({"job", "file", "input", "output", "log_file", "places", "ledger", "script"})
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(
         prog="batch-runner",
         description="Run a prompt over every row of a CSV, JSONL or Parquet file through "
@@ -166,10 +180,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line; the exit code. `argv` None means the process's own."""
     parser = build_parser()
+    parser.check_first(sys.argv[1:] if argv is None else argv)
     arguments, extras = parser.parse_known_args(argv)
     if extras:
         arguments.parser.refuse(extras)
     arguments.parser.check_environment(arguments)
+    arguments.notes = list(_unheard(parser))
     from batch_runner import commands  # noqa: PLC0415  # `--help` needs none of it
 
     return commands.carry_out(arguments)
@@ -249,7 +265,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="send every row; the old journal is kept aside"
     )
     group.add_argument("--on-change", choices=("rerun", "keep", "fail"), default="guard",
-                       help="finished rows whose request changed (default: rerun up to a fifth of them)")  # fmt: skip
+                       help="finished rows whose request changed (default: rerun up to a fifth of them; keep is remembered)")  # fmt: skip
     group.add_argument(
         "--fail-on", metavar="any|none|N%", default="any", help="when failed rows make exit 3"
     )
@@ -327,11 +343,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         _default_from_environment(parser, action)
 
 
-_NOT_FROM_ENVIRONMENT = frozenset({
-    "help", "input", "output", "model", "prompt", "base_url", "concurrency", "rpm", "tpm", "max_cost",
-    "max_errors", "deadline", "grace", "settings", "job", "file", "models", "places", "fresh", "yes",
-    "force_dedupe",
-})  # fmt: skip
+_TYPED_ONLY = frozenset({"help", "fresh", "yes", "force_dedupe"})
+_NOT_FROM_ENVIRONMENT = _TYPED_ONLY | {
+    "input", "output", "model", "prompt", "base_url", "concurrency", "rpm", "tpm", "max_cost",
+    "max_errors", "deadline", "grace", "settings", "job", "file", "models", "places",
+}  # fmt: skip
 """Job values are laid over the job file by `jobfile`; dangerous answers are typed, not inherited."""
 
 
@@ -348,6 +364,21 @@ def _default_from_environment(parser: argparse.ArgumentParser, action: argparse.
 
 def _variable(action: argparse.Action) -> str:
     return f"BATCH_RUNNER_{action.dest.upper()}"
+
+
+def _unheard(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """A note for each variable that looks like ours and means nothing."""
+    made = parser._subparsers._group_actions[0].choices.values()  # type: ignore[union-attr]  # noqa: SLF001  # argparse has no public list
+    actions = [action for command in made for action in command._actions]  # noqa: SLF001  # likewise
+    flags = {_variable(one) for one in actions if one.option_strings and one.dest != "settings"}
+    typed = {f"BATCH_RUNNER_{name.upper()}" for name in _TYPED_ONLY}
+    known = (flags | {"BATCH_RUNNER_SET"}) - typed
+    for name in sorted(os.environ.keys() - known):
+        if name in typed:
+            yield f"{name} has no effect: --{name[13:].lower().replace('_', '-')} must be typed"
+        elif name.startswith("BATCH_RUNNER_"):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            yield f"{name} has no effect" + (f": did you mean {near[0]}?" if near else "")
 
 
 def _positive(text: str) -> int:

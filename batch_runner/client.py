@@ -31,12 +31,7 @@ from batch_runner.records import (
 )
 from batch_runner.redact import Redactor
 from batch_runner.responses import Unfinished
-from batch_runner.retry import (
-    Blame,
-    Problem,
-    Verdict,
-    decide,
-)
+from batch_runner.retry import Blame, Problem, Verdict, decide
 from batch_runner.structured import AnswerSchema
 from batch_runner.transport import REUSED, judge_exchange_error
 
@@ -82,7 +77,8 @@ class Client:
     `begin` is awaited before the bytes of an attempt leave, so that a crash can be billed honestly;
     `accepted` when the endpoint has given a background response an id, which `pending` gives back
     to a later run. `affordable` may refuse an attempt, given how many of the row may have cost
-    money. `on_stop` is told, possibly several times, why no further row can succeed.
+    money. `on_stop` is told, possibly several times, why no further row can succeed; `on_trouble` of
+    each attempt that will be repeated, and of the wait before that.
     """
 
     def __init__(
@@ -102,6 +98,7 @@ class Client:
         affordable: Callable[[Request, int], bool] = _always_affordable,
         schema: AnswerSchema | None = None,
         on_invalid: InvalidPolicy = InvalidPolicy.KEEP,
+        on_trouble: Callable[[Problem, float], None] | None = None,
         shares_model: bool = True,
         stream: bool = False,
         idempotency_header: str | None = None,
@@ -122,6 +119,7 @@ class Client:
         self._redactor = redactor
         self._begin = begin
         self._on_stop = on_stop
+        self._on_trouble = on_trouble
         self._accepted = accepted
         self._pending = pending
         self._affordable = affordable
@@ -317,7 +315,11 @@ class Client:
         if decision.verdict in (Verdict.RETRY, Verdict.SLOW_DOWN):
             if self._draining:
                 return self._given_up(course, failure)
-            return _Step(wait_seconds=self._wait(problem, decision.wait_seconds, course))
+            wait_seconds = self._wait(problem, decision.wait_seconds, course)
+            if self._on_trouble is not None:
+                cooling = self._limiter.cooling_seconds(self._limiter.clock())
+                self._on_trouble(problem, max(wait_seconds, cooling))
+            return _Step(wait_seconds=wait_seconds)
         if (stop := self._breaker.row_failed(failure)) is not None:
             self._on_stop(stop)
         return _Step(result=self._result(course, failure))

@@ -139,7 +139,7 @@ def _chosen(job: JobSpec, *, many_files: bool) -> tuple[str, ...]:
         for name in chosen:
             if name not in _ALL:
                 raise JobError(
-                    f"{job.origin}: output.columns: unknown column {name!r}",
+                    f"{job.place('output.columns')}: unknown column {name!r}",
                     hint=f"names without the prefix: {', '.join(_ALL)}",
                 )
         return chosen

@@ -2,9 +2,10 @@
 
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
-from batch_runner import __version__
+from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError, ExitCode, StorageError
@@ -12,12 +13,13 @@ from batch_runner.export import Exported, export
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.job import FormulaPolicy
-from batch_runner.journal import PastRun, RunDirectory, replay
+from batch_runner.journal import RunDirectory, replay
+from batch_runner.outset import endings_of
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.summary import RunSummary
-from batch_runner.work import Work, journal_settings, write_json
+from batch_runner.work import Work, write_json
 
 
 def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
@@ -26,12 +28,16 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     if dispatch is not None:
         _add_calls(summary, dispatch)
     storage_failed = summary.exit_code is ExitCode.STORAGE
-    summary.bill = _whole_bill(work, storage_failed=storage_failed)
+    results = bill_of_results(work, dispatch)
+    summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
+    if not (options.dry_run or storage_failed):
+        leave_all(work, dispatch, results)
     stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
     if options.dry_run or not options.write_output:
         return summary
     if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
         summary.elapsed_seconds = time.time() - work.started_at
+        _count_rows(summary, work)
         try:
             write_json(work.job.meta_path, summary.to_json())
         except StorageError as error:
@@ -58,7 +64,7 @@ def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
         return
     from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
 
-    runs = (*work.replay.runs, *([_this_run(work)] if summary.sent else []))
+    runs = (*work.replay.runs, *([this_run(work)] if summary.sent else []))
     try:
         write_report(work, summary, gather(work, runs), path)
     except StorageError as error:
@@ -66,17 +72,6 @@ def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
         summary.report = None
         summary.exit_code = ExitCode.STORAGE
         summary.stop_reason = str(error)
-
-
-def _this_run(work: Work) -> PastRun:
-    """As the journal will tell of it from now on."""
-    return PastRun(
-        run_id=work.run_id,
-        started_at=work.started_at,
-        tool_version=__version__,
-        settings=journal_settings(work.job),
-        ended_cleanly=True,
-    )
 
 
 def _summary_of_plan(work: Work) -> RunSummary:
@@ -97,12 +92,22 @@ def _summary_of_plan(work: Work) -> RunSummary:
     )
 
 
+def _count_rows(summary: RunSummary, work: Work) -> None:
+    """How the rows of the input stand, those of earlier runs too, without reading it again."""
+    summary.statuses, summary.codes = Counter(), Counter()
+    for (status, code), n in endings_of(work.plan, work.replay.index).items():
+        summary.statuses[status] += n
+        if code is not None:
+            summary.codes[code] += n
+
+
 def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     tally = dispatch.tally
     summary.sent = tally.finished
     summary.run_bill = tally.bill
     summary.statuses = tally.statuses.copy()
     summary.codes = tally.codes.copy()
+    summary.examples = tally.examples.told
     summary.latency_quantiles = tally.latencies.quantiles()
     summary.rate_limited_calls = dispatch.limiter.rate_limited
     summary.limit_changes = dispatch.limit_changes()
@@ -120,6 +125,7 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:
     summary.statuses = exported.statuses
     summary.codes = exported.codes
+    summary.examples = exported.examples.told
     summary.reused = exported.reused
     summary.formula_cells = exported.formula_cells
     summary.damaged_records = max(summary.damaged_records, exported.damaged)
@@ -144,11 +150,10 @@ def _price_source(bill: Bill, work: Work) -> str | None:
     return ", ".join(sorted(bill.sources)) or source_of(work.prices, {work.job.model: 1})
 
 
-def _whole_bill(work: Work, *, storage_failed: bool) -> Bill:
+def _whole_bill(work: Work, results: Bill, *, storage_failed: bool) -> Bill:
     """What all runs of this journal cost, calls lost in crashes included."""
     bill = Bill()
-    for result in work.replay.results():
-        bill.merge(work.biller.bill(result))
+    bill.merge(results)
     lost = work.replay.unknown
     if storage_failed or work.replay.pending:
         # This run has lost calls itself, or heard the end of some that were lost before.

@@ -9,6 +9,8 @@ from typing import Self
 
 AUTO = (1, 20, 512)  # minimum, start, maximum
 _PREFIX = "x-ratelimit-"
+_REMAINING_REQUESTS = _PREFIX + "remaining-requests"
+_REMAINING_TOKENS = _PREFIX + "remaining-tokens"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
@@ -33,6 +35,14 @@ class Concurrency:
     @property
     def adaptive(self) -> bool:
         return self.minimum < self.maximum
+
+    def at_most(self, calls: int) -> Self:
+        """Likewise, where no more than so many can be in flight."""
+        return type(self)(
+            minimum=min(self.minimum, calls),
+            start=min(self.start, calls),
+            maximum=min(self.maximum, calls),
+        )
 
     @classmethod
     def parse(cls, value: int | str) -> Self:
@@ -119,6 +129,13 @@ def read_rate_limits(headers: Mapping[str, str]) -> RateLimits:
         remaining_tokens=read("remaining-tokens"),
         reset_tokens_seconds=read("reset-tokens"),
     )
+
+
+def exhausted_seconds(headers: Mapping[str, str], tokens: float) -> float:
+    """How long the headers say that an attempt of about `tokens` would be refused."""
+    if _REMAINING_REQUESTS not in headers and _REMAINING_TOKENS not in headers:
+        return 0.0
+    return read_rate_limits(headers).exhausted_seconds(tokens)
 
 
 def _seconds_or_count(text: str | None) -> float | None:

@@ -11,18 +11,16 @@ from pathlib import Path
 from batch_runner.batch_files import batch_results
 from batch_runner.bill import Bill, Biller, possible_tiers
 from batch_runner.errors import UsageError
-from batch_runner.job import PriceSpec
 from batch_runner.jobfile import load_job
 from batch_runner.journal import (
     Intent,
-    Manifest,
     RunDirectory,
     is_locked,
-    read_manifest,
     replay,
 )
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import RowResult
+from batch_runner.run_place import remembered
 from batch_runner.tables.formats import inner_suffix
 
 
@@ -250,18 +248,6 @@ def _ledgers_at(place: Path) -> Iterator[_Ledger]:
         )
 
 
-def _price(fields: Mapping[str, str | None]) -> PriceSpec:
-    rates = {name: Decimal(rate) for name, rate in fields.items() if rate is not None}
-    return PriceSpec(**rates)
-
-
 def _remembered(path: Path) -> _Ledger:
-    """A run directory whose job file nobody named: its manifest keeps the prices."""
-    manifest = read_manifest(RunDirectory(path).manifest)
-    if not isinstance(manifest, Manifest):
-        return _Ledger(job=path.name.removesuffix(".run"), path=path, biller=Biller(PriceBook({})))
-    extra = manifest.extra
-    prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
-    book = PriceBook(prices, base_url=extra.get("base_url"))
-    tiers = possible_tiers(extra.get("service_tier"))
-    return _Ledger(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))
+    place = remembered(path)
+    return _Ledger(job=place.job, path=path, biller=place.biller)

@@ -8,9 +8,10 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from batch_runner.errors import StorageError
 
@@ -144,6 +145,19 @@ def read_file(disk: Disk, path: Path) -> bytes:
         return b"".join(iter(lambda: disk.read(fd, 1 << 20), b""))
     finally:
         disk.close(fd)
+
+
+def identity_of(files: Iterable[Path]) -> list[list[Any]]:
+    """What changes when somebody writes to one of the files; an empty member for one that is gone."""
+    identity: list[list[Any]] = []
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError:
+            identity.append([])
+        else:
+            identity.append([str(file), found.st_size, found.st_mtime_ns, found.st_ino])
+    return identity
 
 
 def sync_folder(disk: Disk, folder: Path) -> None:

@@ -20,15 +20,17 @@ from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
 from batch_runner.journal import Intent, Journal
 from batch_runner.limiter import Limiter
+from batch_runner.open_files import SPARE, make_room
 from batch_runner.pipeline import Drain, first, run_pipeline
 from batch_runner.progress import Display, Snapshot, keep_showing
-from batch_runner.records import Pending, Request, RowResult
+from batch_runner.records import Pending, Request, RowResult, RowStatus
 from batch_runner.redact import Redactor
 from batch_runner.signals import watch_signals
 from batch_runner.spending import Spending
 from batch_runner.structured import AnswerSchema
 from batch_runner.tally import Rate, Tally
 from batch_runner.transport import open_transport
+from batch_runner.trouble import Trouble
 
 
 if TYPE_CHECKING:
@@ -67,12 +69,14 @@ class Dispatch:
     display: Callable[[Snapshot], Display] | None = None
     on_result: Callable[[RowResult], None] | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("batch_runner"))
+    has_queued: bool = False
+    """A background response was asked for."""
     signal_number: int | None = None
     """The signal that stopped the run, if one did."""
 
     def __post_init__(self) -> None:
         self.drain = Drain()
-        self.limiter = _limiter(self.job)
+        self.limiter = _limiter(self.job, self.log)
         self.spending = Spending(
             biller=self.biller,
             tally=self.tally,
@@ -81,6 +85,9 @@ class Dispatch:
             expectation=self.expectation,
             stop=self._stop_admitting,
             log=self.log,
+        )
+        self._trouble = Trouble(
+            self.job.endpoint.base_url, tell=self._tell_trouble, clock=time.monotonic
         )
         self._hook_error: Exception | None = None
         self._began = time.monotonic()
@@ -144,6 +151,9 @@ class Dispatch:
         if not self.drain.started:
             self.log.warning("stopping: %s", reason, extra={"event": "stopping"})
         self.drain.start(reason)
+
+    def _tell_trouble(self, words: str) -> None:
+        self.log.warning("%s", words, extra={"event": "trouble"})
 
     def limit_changes(self) -> list[dict[str, Any]]:
         """How the limit on calls in flight moved, oldest first; `at` is Unix time."""
@@ -210,6 +220,7 @@ class Dispatch:
         )
 
     async def _accepted(self, request: Request, attempt: int, response_id: str) -> None:
+        self.has_queued = True
         await self._journal.queued(request.key, attempt, response_id)
 
     async def _call(self, request: Request) -> RowResult | None:
@@ -234,6 +245,8 @@ class Dispatch:
 
     def _count(self, result: RowResult) -> None:
         self.spending.settle(result.key, self.tally.add(result))
+        if result.status is not RowStatus.FAILED:
+            self._trouble.answered()
         level = logging.DEBUG if result.code is not None else logs.TRACE
         if self.log.isEnabledFor(level):
             extra = {"event": "row_ended", "fields": logs.row_fields(result)}
@@ -307,6 +320,7 @@ class Dispatch:
             redactor=Redactor(secrets),
             begin=self._begin,
             on_stop=self.stop,
+            on_trouble=self._trouble.heard,
             affordable=self.spending.allows,
             shares_model=self.shares_model,
             stream=endpoint.stream,
@@ -329,6 +343,15 @@ def _next_block(requests: Iterator[Request]) -> list[Request]:
     return block
 
 
-def _limiter(job: JobSpec) -> Limiter:
+def _limiter(job: JobSpec, log: logging.Logger) -> Limiter:
     limits = job.limits
-    return Limiter(limits.concurrency, rpm=limits.rpm, tpm=limits.tpm)
+    asked = limits.concurrency.maximum
+    fitting = make_room(asked)
+    if fitting < asked:
+        log.warning(
+            "at most %s calls in flight instead of %s: the system allows no more open files "
+            "(ulimit -n %d before the run, or LimitNOFILE= of a systemd unit)",
+            f"{fitting:,}", f"{asked:,}", asked + SPARE,
+            extra={"event": "open_files"},
+        )  # fmt: skip
+    return Limiter(limits.concurrency.at_most(fitting), rpm=limits.rpm, tpm=limits.tpm)

@@ -132,7 +132,7 @@ class Endpoint:
                 await _read(response, body, encoded="content-encoding" in reply.headers)
         finally:
             reply.body = self._redactor.body(bytes(body))
-            await response.aclose()
+            await response.stream.aclose()  # type: ignore[union-attr]  # transports are asynchronous
 
     async def _read_stream(self, response: httpx.Response, body: bytearray) -> None:
         """The stream until its final event, and the last chunk behind that if it comes soon."""

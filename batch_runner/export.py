@@ -12,6 +12,7 @@ from batch_runner.columns import Ending
 from batch_runner.job import FormulaPolicy
 from batch_runner.records import Failure, Row, RowResult, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
+from batch_runner.tally import Examples
 from batch_runner.work import Work
 
 
@@ -21,6 +22,7 @@ class Exported:
 
     statuses: Counter[RowStatus] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
+    examples: Examples = field(default_factory=Examples)
     reused: int = 0
     """Answered rows that an earlier run had finished."""
     formula_cells: int = 0
@@ -54,6 +56,8 @@ def export(
         exported.statuses[ending.status] += 1
         if ending.code:
             exported.codes[str(ending.code)] += 1
+            label = ending.result.label if ending.result else None
+            exported.examples.add(ending.code, ending.message, row=row.index, label=label)
         return ending
 
     def answer(row: Row) -> Sequence[Any] | None:

@@ -14,16 +14,18 @@ from typing import Any
 from batch_runner import __version__
 from batch_runner.batch_answers import is_batch
 from batch_runner.bill import source_of
+from batch_runner.disk import identity_of
 from batch_runner.export import Exported
 from batch_runner.journal import DamagedManifest, RunDirectory, read_manifest, write_manifest
 from batch_runner.records import RowStatus
 from batch_runner.tables import failures_path
-from batch_runner.work import Work, identity_of, manifest_of
+from batch_runner.tally import Examples
+from batch_runner.work import Work, manifest_of
 
 
 _MARK = "exported"
 _ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
-_WITHOUT_EFFECT = ("origin", "typed", "endpoint", "limits", "retry", "notify")
+_WITHOUT_EFFECT = ("origin", "given_by", "typed", "endpoint", "limits", "retry", "notify")
 """Parts of a job that leave no trace in an output whose rows are all done."""
 
 
@@ -39,6 +41,7 @@ def remember_export(work: Work, exported: Exported) -> None:
         "output": identity_of(_outputs(work)),
         "statuses": {str(status): n for status, n in exported.statuses.items()},
         "codes": dict(exported.codes),
+        "examples": exported.examples.told,
         "formula_cells": exported.formula_cells,
     }
     # The fingerprint stays: with --on-change keep, the journal is not yet used with this prompt.
@@ -61,6 +64,7 @@ def fresh_export(work: Work) -> Exported | None:
     return Exported(
         statuses=statuses,
         codes=Counter(mark["codes"]),
+        examples=Examples(mark.get("examples")),
         reused=sum(statuses[status] for status in _ANSWERED),
         formula_cells=mark["formula_cells"],
     )

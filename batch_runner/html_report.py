@@ -10,12 +10,13 @@ import minijinja
 from batch_runner import __version__, charts
 from batch_runner.asked import Asked, read_asked
 from batch_runner.atomic import publish
+from batch_runner.bill import Bill
 from batch_runner.charts import Chart, Layer, TimeAxis
 from batch_runner.findings import Findings, Sample
-from batch_runner.money_view import bounds, cost_view, exact_dollars, share, token_view
+from batch_runner.money_view import bounds, cost_view, exact_dollars, is_whole, share, token_view
 from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration
-from batch_runner.records import RowStatus
+from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
 from batch_runner.run_view import limit_view, moment, prompt_view, run_view, setting_view
 from batch_runner.summary import RunSummary
@@ -62,10 +63,10 @@ def render_report(
         warnings=[printable(warning) for warning in summary.warnings],
         cost=cost_view(summary, findings),
         tokens=token_view(summary.bill),
-        over_time=_over_time(axis, summary) if findings.timeline.bins else None,
+        over_time=_over_time(axis, summary, findings) if findings.timeline.bins else None,
         latency=_latency(findings),
         errors=_errors(summary, findings, rows, asked),
-        groups=_groups(findings, rows),
+        groups=_groups(findings, rows, summary.bill),
         limit_changes=limit_view(summary),
         settings=setting_view(work, summary, findings),
         prompt=None if redact else prompt_view(work),
@@ -134,7 +135,11 @@ def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, st
     least, most = bounds(bill)
     cost = ("Cost, at least", least, f"at most {most}" if most else "no upper bound")
     if bill.at_least is not None and bill.at_least == bill.at_most:
-        cost = ("Cost", least, "all of it known")
+        cost = (
+            "Cost",
+            least,
+            "all of it known" if is_whole(bill) else "no call can have cost more",
+        )
     finished = sum(course.rows for course in findings.courses)
     seconds = sum(course.seconds for course in findings.courses)
     quantiles = findings.latencies.quantiles()
@@ -151,7 +156,7 @@ def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, st
     ]
 
 
-def _over_time(axis: TimeAxis, summary: RunSummary) -> list[Mapping[str, Any]]:
+def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[Mapping[str, Any]]:
     bins, width = axis.bins, axis.width
     ok = [one.answered / width for one in bins]
     failed = [one.failed / width for one in bins]
@@ -196,9 +201,19 @@ def _over_time(axis: TimeAxis, summary: RunSummary) -> list[Mapping[str, Any]]:
             f"after a 429, an error or a timeout{said}",
             charts.with_marks(repeats, axis, cuts),
             [("warn", "repeats"), *([("mark", "429: the limit was lowered")] if cuts else [])],
-            none="" if repeated or cuts else "No call had to be repeated.",
+            none="" if repeated or cuts else no_repeats(findings),
         ),
     ]
+
+
+def no_repeats(findings: Findings) -> str:
+    """What can be said when no result took a second call: a lost call may have been one."""
+    lost = findings.unknown().get(UnknownBilling.CRASH)
+    if lost is not None:
+        calls = "one call was" if lost.calls == 1 else f"{lost.calls:,} calls were"
+        return f"No result took more than one call in its run; {calls} in flight when a run died."
+    within = " within a run" if len(findings.courses) > 1 else ""
+    return f"No call was repeated{within}."
 
 
 def _chart(
@@ -292,14 +307,25 @@ def _errors(
     return {"lines": lines, "more": max(0, len(summary.codes) - MOST_CODES)}
 
 
-def _groups(findings: Findings, rows: _Rows) -> list[Mapping[str, Any]]:
+def _no_cost(bill: Bill) -> str:
+    """Why no row is among the most expensive."""
+    if not bill.answered:
+        return "No call told what it used."
+    return (
+        "No call has a price."
+        if bill.listed is None
+        else "No call with a known cost cost anything."
+    )
+
+
+def _groups(findings: Findings, rows: _Rows, bill: Bill) -> list[Mapping[str, Any]]:
     groups = (
         ("Slowest", "the last call of each", findings.slowest.samples(), "No call was timed."),
         (
             "Most expensive",
             "all calls of the row",
             findings.costliest.samples(),
-            "No call has a price.",
+            _no_cost(bill),
         ),
         (
             "Empty",

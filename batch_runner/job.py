@@ -228,6 +228,21 @@ class NotifySpec:
     prometheus_textfile: str | None = _key(read.file_ending(".prom"), None)
 
 
+def giver(key: str, given_by: Mapping[str, str]) -> str | None:
+    """Who gave a key, or a table that it stands in, or a part of it; None: the job file."""
+    if key in given_by:
+        return given_by[key]
+    name = key.strip("[]")
+    return next(
+        (
+            who
+            for given, who in given_by.items()
+            if name.startswith(f"{given}.") or given.startswith((f"{name}.", f"{name}["))
+        ),
+        None,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """A job, whole and checked. Paths are absolute."""
@@ -249,8 +264,14 @@ class JobSpec:
     prices: Mapping[str, PriceSpec]
     notify: NotifySpec
 
+    given_by: Mapping[str, str] = field(default_factory=dict)
+    """Keys that a flag, `--set` or a variable gave -> its name, for messages."""
     typed: str = ""
     """The arguments that named it on the command line, ready to be typed again; empty elsewhere."""
+
+    def place(self, key: str) -> str:
+        """Where a key such as `output.path` was given, as messages begin."""
+        return f"{giver(key, self.given_by) or self.origin}: {key}"
 
     @property
     def invocation(self) -> str:

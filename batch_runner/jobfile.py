@@ -3,22 +3,26 @@
 import difflib
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from batch_runner import hosts
 from batch_runner.errors import JobError, UsageError
-from batch_runner.job import DEFAULT_BASE_URL, JobSpec
+from batch_runner.job import DEFAULT_BASE_URL, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
+from batch_runner.printable import printable
 from batch_runner.values import looks_like_a_key
 
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 ENVIRONMENT_PREFIX = "BATCH_RUNNER_"
+SETTINGS_VARIABLE = f"{ENVIRONMENT_PREFIX}SET"
+"""Holds what `--set` takes, one setting a line."""
 
 KEYS_OF_FLAGS: Mapping[str, str] = {
     "input": "input.path",
@@ -36,6 +40,17 @@ KEYS_OF_FLAGS: Mapping[str, str] = {
 }
 """Flag (with underscores) -> the job key it overrides; the environment has the same names."""
 
+_SHOWN_AROUND = 60
+"""Characters of a line that is no TOML, before and after the place."""
+_TOML_HINTS = {
+    "Invalid value": 'text stands in quotes: name = "..."',
+    "Unescaped '\\'": "in single quotes a backslash stands for itself: path = 'C:\\data\\in.csv'",
+    "Unterminated string": 'a text of several lines stands between """ and """',
+    "twice": "put the keys of both under one heading",
+}
+"""Words of tomllib -> what newcomers to TOML need to know."""
+_MAY_BE_SECRET = re.compile(r"(?i)api.?key|authori[sz]ation|passw|secret|://[^/\s]*@")
+"""In a line of a job file that is shown: nothing of it, then."""
 _PATH_KEYS = ("input.path", "output.path")
 
 
@@ -68,30 +83,37 @@ def load_job(
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
-    inherited = _from_environment(environment)
-    settings = dict(map(_setting, overrides.settings))
-    for values in (
-        inherited,
-        settings,
-        {key: _from_here(key, value) for key, value in overrides.flags.items()},
-    ):
-        _lay(tables, values)
-    _default_base_url(tables, environment)
-    _read_files(tables, origin=origin, folder=folder)
+    given_by: dict[str, str] = {}
+    for key, value, who in _laid_over(overrides, environment):
+        _lay(tables, key, value, who=who)
+        given_by[_spelled(key)] = who
+    _default_base_url(tables, environment, given_by)
+    _read_files(tables, origin=origin, folder=folder, given_by=given_by)
     return job_from_mapping(
         tables,
         origin=origin,
         folder=folder,
         default_name=name or _output_stem(tables),
-        given_by={key: ENVIRONMENT_PREFIX + _flag(key).upper() for key in inherited}
-        | dict.fromkeys(settings, "--set")
-        | {key: f"--{_flag(key).replace('_', '-')}" for key in overrides.flags},
+        given_by=given_by,
     )
 
 
-def _flag(key: str) -> str:
-    """The flag that gives a job key, with underscores."""
-    return next((flag for flag, its_key in KEYS_OF_FLAGS.items() if its_key == key), key)
+def _laid_over(
+    overrides: Overrides, environment: Mapping[str, str]
+) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and who gave it, in the order in which they are laid over the job file."""
+    for line in environment.get(SETTINGS_VARIABLE, "").splitlines():
+        if line.strip():
+            yield *_setting(line, who=SETTINGS_VARIABLE), SETTINGS_VARIABLE
+    for flag, key in KEYS_OF_FLAGS.items():
+        variable = ENVIRONMENT_PREFIX + flag.upper()
+        if value := environment.get(variable):
+            yield key, _from_here(key, value), variable
+    for text in overrides.settings:
+        yield *_setting(text, who="--set"), "--set"
+    for key, value in overrides.flags.items():
+        flag = next((flag for flag, its_key in KEYS_OF_FLAGS.items() if its_key == key), key)
+        yield key, _from_here(key, value), f"--{flag.replace('_', '-')}"
 
 
 def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -146,7 +168,8 @@ def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{file}: not TOML: {error}") from None
+        hint = next((hint for words, hint in _TOML_HINTS.items() if words in str(error)), "")
+        raise JobError(f"{file}: not TOML: {error}{_pointed_at(file, error)}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise JobError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except FileNotFoundError:
@@ -162,12 +185,22 @@ def _near_file(missing: Path) -> str:
     return "batch-runner init FILE writes one"
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values = {}
-    for flag, key in KEYS_OF_FLAGS.items():
-        if value := environment.get(ENVIRONMENT_PREFIX + flag.upper()):
-            values[key] = _from_here(key, value)
-    return values
+def _pointed_at(file: Path, error: tomllib.TOMLDecodeError) -> str:
+    """The line that is no TOML, and a caret under the place; nothing where it may hold a key."""
+    found = re.search(r"at line (\d+), column (\d+)", str(error))
+    if found is None:
+        return ""
+    number, column = int(found[1]), int(found[2])
+    # Only a line feed ends a line of TOML, with or without a carriage return before it.
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
+    line = lines[number - 1].rstrip("\r") if number <= len(lines) else ""
+    words = re.split(r"[\s'\"=]+", line)
+    if not line.strip() or _MAY_BE_SECRET.search(line) or any(map(looks_like_a_key, words)):
+        return ""
+    cut = max(0, column - 1 - _SHOWN_AROUND)
+    line = line.replace("\t", " ")
+    before, after = printable(line[cut : column - 1]), line[column - 1 : column + _SHOWN_AROUND]
+    return f"\n  {before}{printable(after)}\n  {' ' * len(before)}^"
 
 
 def _from_here(key: str, value: Any) -> Any:
@@ -179,15 +212,15 @@ def _from_here(key: str, value: Any) -> Any:
     return str(Path.cwd() / Path(value).expanduser())
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _setting(text: str, *, who: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not separator or "." not in key or not all(key.split(".")):
         shown = key if separator else "..." if any(map(looks_like_a_key, text.split())) else text
-        raise UsageError(f"--set {shown!r}: must look like table.key=value")
+        raise UsageError(f"{who} {shown!r}: must look like table.key=value")
     if looks_like_a_key(value.strip("\"'")):
         raise UsageError(
-            f"--set {key}: the value looks like a secret (not shown)",
+            f"{who} {key}: the value looks like a secret (not shown)",
             hint="keys belong in an environment variable named by endpoint.api_key_env",
         )
     try:
@@ -196,22 +229,29 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _lay(tables: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Put `table.key` values over what is there; None takes away what is there."""
-    for key, value in values.items():
-        *path, last = _steps(key)
-        table: Any = tables
-        for name in path:
-            table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise JobError(f"{key}: {'.'.join(path)} is a value, not a table")
-        if value is None:
-            table.pop(last, None)
-            continue
-        table[last] = value
-        if key == "prompt.input":
-            for rival in ("input_file", "messages", "body"):
-                table.pop(rival, None)
+def _lay(tables: dict[str, Any], key: str, value: Any, *, who: str) -> None:
+    """Put the value of `table.key` over what is there; None takes away what is there."""
+    *path, last = _steps(key)
+    table: Any = tables
+    for name in path:
+        table = table.setdefault(name, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise JobError(f"{who}: {key}: {'.'.join(path)} is a value, not a table")
+    if value is None:
+        table.pop(last, None)
+        return
+    table[last] = value
+    if key == "prompt.input":
+        for rival in ("input_file", "messages", "body"):
+            table.pop(rival, None)
+
+
+def _spelled(key: str) -> str:
+    """The key as messages about it spell it: the name of a model stands in quotes."""
+    steps = _steps(key)
+    if steps[0] == "prices" and len(steps) > 1:
+        steps[1] = f'"{steps[1]}"'
+    return ".".join(steps)
 
 
 def _steps(key: str) -> list[str]:
@@ -228,27 +268,37 @@ def _steps(key: str) -> list[str]:
     return steps
 
 
-def _default_base_url(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+def _default_base_url(
+    tables: dict[str, Any], environment: Mapping[str, str], given_by: dict[str, str]
+) -> None:
     endpoint = tables.setdefault("endpoint", {})
-    if isinstance(endpoint, dict) and (url := environment.get(URL_VARIABLE)):
-        endpoint.setdefault("base_url", url)
+    url = environment.get(URL_VARIABLE)
+    if isinstance(endpoint, dict) and url and "base_url" not in endpoint:
+        endpoint["base_url"] = url
+        given_by["endpoint.base_url"] = URL_VARIABLE
 
 
-def _read_files(tables: dict[str, Any], *, origin: str, folder: Path) -> None:
+def _read_files(
+    tables: dict[str, Any], *, origin: str, folder: Path, given_by: Mapping[str, str]
+) -> None:
     """Put what prompt.input_file and json.schema_file hold into their tables."""
+
+    def place(key: str) -> str:
+        return f"{giver(key, given_by) or origin}: {key}"
+
     prompt, schema = tables.get("prompt"), tables.get("json")
     if isinstance(prompt, dict) and isinstance(name := prompt.get("input_file"), str):
         if "input" in prompt:
-            raise JobError(f"{origin}: prompt: both input and input_file are given")
-        prompt["input"] = _text_of(folder / name, f"{origin}: prompt.input_file")
+            raise JobError(f"{place('prompt')}: both input and input_file are given")
+        prompt["input"] = _text_of(folder / name, place("prompt.input_file"))
     if isinstance(schema, dict) and isinstance(name := schema.get("schema_file"), str):
-        place = f"{origin}: json.schema_file"
         if "schema" in schema:
-            raise JobError(f"{origin}: json: both schema and schema_file are given")
+            raise JobError(f"{place('json')}: both schema and schema_file are given")
         try:
-            schema["schema"] = json.loads(_text_of(folder / name, place))
+            text = _text_of(folder / name, place("json.schema_file"))
+            schema["schema"] = json.loads(text)
         except ValueError as error:
-            raise JobError(f"{place}: {name!r} is not JSON: {error}") from None
+            raise JobError(f"{place('json.schema_file')}: {name!r} is not JSON: {error}") from None
 
 
 def _text_of(file: Path, place: str) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from batch_runner import values as read
 from batch_runner.errors import JobError
@@ -26,6 +26,7 @@ from batch_runner.job import (
     PriceSpec,
     PromptSpec,
     RetrySpec,
+    giver,
 )
 
 
@@ -82,7 +83,7 @@ def job_from_mapping(
     for table, value in mapping.items():
         if table not in _KNOWN_TABLES:
             raise reading.unknown_table(table, value)
-    mapping = _with_whole_requests(mapping, origin)
+    mapping = _with_whole_requests(mapping, reading)
     specs = {
         name: reading.table(spec, mapping.get(name, {}), place=name)
         for name, spec in _TABLES.items()
@@ -92,6 +93,7 @@ def job_from_mapping(
         name=reading.name(mapping.get("job", {})) or _name_like(default_name),
         origin=origin,
         folder=folder,
+        given_by=reading.given_by,
         request=reading.request(mapping.get("request", {})),
         prices={
             model: reading.table(PriceSpec, table, place=f'prices."{model}"')
@@ -103,7 +105,7 @@ def job_from_mapping(
     return job
 
 
-def _with_whole_requests(mapping: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+def _with_whole_requests(mapping: Mapping[str, Any], reading: "_Reading") -> Mapping[str, Any]:
     """The mapping; for an openai-batch file, whose lines are the requests, with what follows."""
     tables = {name: mapping.get(name, {}) for name in ("input", "prompt", "request")}
     if not all(isinstance(table, Mapping) for table in tables.values()):
@@ -112,8 +114,9 @@ def _with_whole_requests(mapping: Mapping[str, Any], origin: str) -> Mapping[str
         return mapping
     rivals = [f"prompt.{key}" for key in ("input", "messages", "body") if key in tables["prompt"]]
     for place in [*rivals, *(["input.key"] if "key" in tables["input"] else [])]:
-        raise JobError(
-            f"{origin}: {place}: means nothing for input.format = "
+        raise reading.error(
+            place,
+            "means nothing for input.format = "
             f'"{InputFormat.OPENAI_BATCH}": its lines are whole requests, named by custom_id',
             hint='leave it out; or read the lines as rows: input.format = "jsonl"',
         )
@@ -153,11 +156,17 @@ class _Reading:
     def value(self, reader: Callable[[Any], T], value: Any, *, place: str) -> T:
         try:
             return reader(value)
-        except read.SecretValueError as error:
-            shown, problem = _HIDDEN, str(error)
         except read.WrongValueError as error:
-            shown, problem = _shown(value), str(error)
-        raise self.error(place, f"{shown} {problem}")
+            problem, inside = error, error.inside
+        if inside is not None:
+            place, value = f"{place}.{inside}", cast("Mapping[str, Any]", value)[inside]
+        shown = _HIDDEN if isinstance(problem, read.SecretValueError) else _shown(value)
+        hint = ""
+        if self.given_by.get(place) == "--set" and isinstance(value, int | float):
+            hint = f"for text, a shell needs quotes twice: --set '{place}=\"...\"'"
+        raise self.error(
+            place, f"{shown} {problem}", hint=hint if "must be text" in str(problem) else ""
+        )
 
     def name(self, table: Any) -> str | None:
         values = self.value(read.table, table, place="job")
@@ -213,7 +222,7 @@ class _Reading:
         return self.error(f"{place}.{key}", f"unknown key{known_or_near}")
 
     def error(self, place: str, problem: str, *, hint: str = "") -> JobError:
-        origin = self.given_by.get(place, self.origin)
+        origin = giver(place, self.given_by) or self.origin
         return JobError(f"{origin}: {place}: {problem}", hint=hint)
 
 
@@ -265,7 +274,7 @@ def _check_together(job: JobSpec) -> None:
     for pointer in job.json.columns:
         if pointer and not pointer.startswith("/"):
             raise JobError(
-                f"{job.origin}: json.columns: {pointer!r} must be a JSON pointer such as '/category'"
+                f"{job.place('json.columns')}: {pointer!r} must be a JSON pointer such as '/category'"
             )
 
 

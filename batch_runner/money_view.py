@@ -1,6 +1,6 @@
 """What a report says of tokens and dollars: known, unknown, and at most."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import Any
 
@@ -45,19 +45,8 @@ def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
         )
         for cause, one in sorted(findings.unknown().items())
     ]
-    if bill.at_least is None:
-        words = "The cost is unknown: no price is known for what was answered."
-    elif most is None:
-        words = (
-            f"At least {least}. There is no upper bound: {bill.unbounded:,} calls have no price, or "
-            "no max_output_tokens that would limit them."
-        )
-    elif bill.at_least == bill.at_most:
-        words = f"{least}, with nothing unknown about it."
-    else:
-        words = f"At least {least}, at most {most}."
     return {
-        "words": words,
+        "words": cost_in_words(bill),
         "lines": [(name, f"{calls:,}", amount) for name, calls, amount, _ in lines],
         "unknown": [(name, f"{calls:,}", amount) for name, calls, amount in unknown],
         "calls": f"{bill.calls:,}",
@@ -67,6 +56,38 @@ def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
         "doubts": [(str(doubt), f"{n:,}") for doubt, n in bill.doubts.most_common()],
         "source": summary.price_source,
     }
+
+
+def is_whole(bill: Bill) -> bool:
+    """Every call told what it used, and that has one price. Free is not the same as known."""
+    silent = bill.unknown_calls or bill.unpriced or bill.tokens.unreported or bill.doubts
+    return not silent and bill.at_least == bill.at_most
+
+
+def cost_in_words(bill: Bill) -> str:
+    """The cost as a sentence."""
+    least, most = bounds(bill)
+    if is_whole(bill):
+        return f"{least}, with nothing unknown about it."
+    if most is None:
+        beginning = "The cost is unknown" if bill.at_least is None else f"At least {least}"
+        return f"{beginning}. There is no upper bound: {'; '.join(_why_unbounded(bill))}."
+    if bill.at_least is None:
+        return f"The cost is unknown, at most {most}: {_calls(bill.unpriced)} without a known cost."
+    if bill.at_least == bill.at_most:
+        return f"{least}. Not every call told all that it used, but none can have cost more."
+    return f"At least {least}, at most {most}."
+
+
+def _why_unbounded(bill: Bill) -> Iterator[str]:
+    if bill.unbounded:
+        yield f"{_calls(bill.unbounded)} without a price, or without a limit to their tokens"
+    if bill.doubtful:
+        yield f"{_calls(bill.doubtful)} at rates that may be too low"
+
+
+def _calls(number: int) -> str:
+    return "one call" if number == 1 else f"{number:,} calls"
 
 
 def token_view(bill: Bill) -> Mapping[str, Any]:

@@ -48,7 +48,10 @@ class Ping:
     """`POST <url>/start`, then `POST <url>/<exit code>` with the text; each tried three times."""
 
     def __init__(self, variable: str, *, log: logging.Logger, pause_seconds: float = 1.0) -> None:
-        """`variable` names the environment variable that holds the URL."""
+        """`variable` names the environment variable that holds the URL; unset, there is no ping.
+
+        One job file serves the machine that is watched and the one that is not.
+        """
         self._log = log
         self._variable = variable
         self._pause_seconds = pause_seconds
@@ -66,13 +69,14 @@ class Ping:
         self._post(str(int(news.exit_code)), news.text)
 
     def _read(self, url: str) -> SplitResult | None:
-        parts = None
-        with suppress(ValueError):
-            parts = urlsplit(url)
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            state = "is not set" if not url else "holds no http(s) URL (value not shown)"
-            self._log.warning("no ping: the environment variable %s %s", self._variable, state)
+        if not url:
+            self._log.debug("no ping: the environment variable %s is not set", self._variable)
             return None
+        if (parts := ping_url(url)) is None:
+            self._log.warning(
+                "no ping: the environment variable %s holds no http(s) URL (value not shown)",
+                self._variable,
+            )
         return parts
 
     def _post(self, step: str, text: str) -> None:
@@ -101,6 +105,15 @@ class Ping:
             else:
                 return
         self._log.warning("the ping %r did not get through: %s", step, problem)
+
+
+def ping_url(text: str) -> SplitResult | None:
+    """The parts of a URL that can be pinged; None for any other text."""
+    with suppress(ValueError):
+        parts = urlsplit(text.strip())
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts
+    return None
 
 
 def _opener(url: SplitResult) -> urllib.request.OpenerDirector:

@@ -5,8 +5,8 @@ result finds no room waits for the recorder. Ending early is closing the front: 
 another request, callers finish what they hold, the recorder empties the pipe, everyone leaves.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -38,11 +38,10 @@ class Drain:
         if self._reading is not None:
             self._reading.cancel()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """The block ends as soon as the drain starts. Only one task waits inside it at a time."""
-        with anyio.CancelScope() as self._reading:
-            yield
+    def reading(self) -> anyio.CancelScope:
+        """`with` it, a wait ends as soon as the drain starts. For one task at a time."""
+        self._reading = anyio.CancelScope()
+        return self._reading
 
 
 async def run_pipeline(

@@ -9,8 +9,8 @@ from enum import StrEnum
 from hashlib import blake2b
 
 from batch_runner.errors import InputError, JobError
-from batch_runner.job import BadRowPolicy, JobSpec
-from batch_runner.journal import Entry, Index
+from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
+from batch_runner.journal import Index
 from batch_runner.prompt import PromptBuilder, row_key
 from batch_runner.records import (
     KEY_BYTES,
@@ -49,7 +49,7 @@ class Dedupe(StrEnum):
 
 def check_dedupe(job: JobSpec) -> None:
     """Raise JobError for a job whose equal requests are meant to get different answers."""
-    _refuse_drawn(job.request.get("temperature"), place=f"{job.origin}: request.temperature")
+    _refuse_drawn(job.request.get("temperature"), place=job.place("request.temperature"))
 
 
 def _refuse_drawn(temperature: object, *, place: str) -> None:
@@ -65,14 +65,15 @@ def _refuse_drawn(temperature: object, *, place: str) -> None:
 UNSENDABLE = 0xFFFFFFFF
 """Stands for an entry number: the row has no request (missing value, bad input)."""
 
-Wanted = Callable[[Entry | None], bool]
+Wanted = Callable[[RowStatus, str | None], bool]
+"""Whether a row that stands so (status and code; PENDING without a result) is to be sent."""
 Watch = Callable[[Request, bool, int], None]
 """A request, whether it is to be sent, and how many rows before it ask for the same."""
 
 
-def unfinished(entry: Entry | None) -> bool:
+def unfinished(status: RowStatus, code: str | None) -> bool:
     """`run`: rows without a result, and failures that may pass by themselves."""
-    return entry is None or (entry.status is RowStatus.FAILED and entry.code in TRANSIENT)
+    return status is RowStatus.PENDING or (status is RowStatus.FAILED and code in TRANSIENT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +131,18 @@ class Plan:
         for row in kept:
             self.wanted[row] = 1
 
+    def choose(self, index: Index, wanted: Wanted) -> None:
+        """The rows that are to be sent are those that are `wanted`, copies excepted."""
+        verdicts = [wanted(status, code) for status, code in index.known_endings]
+        ending_of = index.ending_of
+        self.wanted = bytearray(
+            entry != UNSENDABLE and verdicts[ending_of(entry)] for entry in self.entries
+        )
+        if self.dedupe:
+            for row, occurrence in enumerate(self.occurrences):
+                if occurrence:
+                    self.wanted[row] = 0
+
     def has_request(self, row: int) -> bool:
         return self.entries[row] != UNSENDABLE
 
@@ -167,23 +180,24 @@ def make_plan(
         request = builder.build(row)
         if isinstance(request, Failure):
             plan.unsendable[request.status] += 1
-            _append(plan, UNSENDABLE, 0, wanted=False)
+            _append(plan, UNSENDABLE, 0)
             continue
         number, occurrence = _entry_of(request.key, index, times, shared=shared)
         plan.duplicates += occurrence > 0
         if dedupe is Dedupe.ON and occurrence and job.prompt.body is not None:
             drawn = json.loads(request.body).get("temperature")
             _refuse_drawn(drawn, place=f"{row.place}: temperature")
-        is_wanted = wanted(index.entry(number)) and not (shared and occurrence)
-        _append(plan, number, occurrence, wanted=is_wanted)
+        _append(plan, number, occurrence)
         if watch is not None:
-            watch(request, is_wanted, occurrence)
+            is_wanted = wanted(*index.named(index.ending_of(number)))
+            watch(request, is_wanted and not (shared and occurrence), occurrence)
+    plan.choose(index, wanted)
     _raise_for_bad(job, plan)
     labels.raise_for_duplicates()
     plan.columns = tuple(seen)
     if plan.rows:
         builder.check_columns(seen, source=job.input.path[0])
-    _check_new_columns(job, seen, new_columns)
+    check_new_columns(job, plan.columns, new_columns)
     return plan
 
 
@@ -229,10 +243,9 @@ def _entry_of(digest: bytes, index: Index, times: "array[int]", *, shared: bool)
     return index.add(row_key(digest, occurrence)), occurrence
 
 
-def _append(plan: Plan, entry: int, occurrence: int, *, wanted: bool) -> None:
+def _append(plan: Plan, entry: int, occurrence: int) -> None:
     plan.entries.append(entry)
     plan.occurrences.append(occurrence)
-    plan.wanted.append(wanted)
 
 
 def _bad_record_keeper(job: JobSpec, plan: Plan) -> Callable[[BadRecord], None]:
@@ -280,16 +293,21 @@ class _Labels:
 
     def raise_for_duplicates(self) -> None:
         if self._examples:
+            examples = "\n".join(self._examples)
+            if self._job.input.format is InputFormat.OPENAI_BATCH:
+                raise InputError(
+                    f"custom_id does not name each request once:\n{examples}",
+                    hint="give each line a custom_id of its own; the hosted batch API asks for it, too",
+                )
             raise InputError(
-                f"{self._job.origin}: input.key: {'/'.join(self._job.input.key)!r} does not name "
-                "each row once:\n" + "\n".join(self._examples),
+                f"{self._job.place('input.key')}: {'/'.join(self._job.input.key)!r} does not name "
+                f"each row once:\n{examples}",
                 hint="choose a column with unique values, several columns, or none",
             )
 
 
-def _check_new_columns(
-    job: JobSpec, seen: dict[str, None], new_columns: tuple[Column, ...]
-) -> None:
+def check_new_columns(job: JobSpec, seen: Collection[str], new_columns: tuple[Column, ...]) -> None:
+    """Raise JobError when the input has a column already that the output would add."""
     taken = [column.name for column in new_columns if column.name in seen]
     if taken:
         raise JobError(

@@ -1,6 +1,7 @@
 """Shows a run while it lasts: one moving line on a terminal, a plain line a minute elsewhere."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol, TextIO
 
 import anyio
+
+from batch_runner.bill import Tokens
 
 
 HEARTBEAT_SECONDS = 60.0
@@ -115,44 +118,100 @@ def dollars_at_most(amount: Decimal | None) -> str:
     return dollars(amount.quantize(step, rounding="ROUND_UP"))
 
 
-_BAR_FORMAT = (
-    "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
-)
-"""The bar gives way first; what a narrow terminal cuts off at the right matters least."""
+def tokens_in_words(tokens: Tokens) -> str:
+    """`in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)`."""
+    cached = f" (cached {count(tokens.cached)})" if tokens.cached else ""
+    reasoning = f" (reasoning {count(tokens.reasoning)})" if tokens.reasoning else ""
+    unknown = f"  not reported for {tokens.unreported:,} calls" if tokens.unreported else ""
+    return f"in {count(tokens.input)}{cached}  out {count(tokens.output)}{reasoning}{unknown}"
+
+
+_NOTEBOOK_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_SPARE_COLUMNS = 5
+"""Left free at the right: the terminal prints ^C there, and must not begin a new line for it."""
+_SHORTEST_BAR = 8
+_LONGEST_BAR = 30
 
 
 class Bar:
-    """One tqdm line on a terminal."""
+    """One tqdm line on a terminal, or a bar in a notebook."""
 
     def __init__(self, first: Snapshot, *, stream: TextIO) -> None:
         tqdm = _tqdm()
         tqdm.monitor_interval = 0  # its thread would outlive the run
+        self._first_done = first.done
+        self._stream = stream
+        self._fits_itself = _in_notebook()
         self._bar = tqdm(
             total=first.total,
             initial=first.done,
             file=stream,
-            mininterval=0.1,
-            smoothing=0.05,
-            dynamic_ncols=True,
-            unit="row",
-            bar_format=_BAR_FORMAT,
+            delay=1e-9,
+            ncols=None if self._fits_itself else self._columns(),
+            bar_format=_NOTEBOOK_FORMAT if self._fits_itself else self._format(first),
             leave=False,
         )
+        # Drawn by the first `show`: before that nobody would wipe it from the screen on Ctrl-C.
+        self._bar.delay = 0
+        if not self._fits_itself and os.environ.get("TERM") != "dumb":
+            self._bar.sp = self._print
 
     def show(self, snapshot: Snapshot) -> None:
-        words = [
-            *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
-            *([f"{snapshot.failed} failed"] if snapshot.failed else []),
-            f"{snapshot.in_flight} in flight",
-            f"{count(snapshot.tokens_per_second)} tok/s",
-        ]
-        self._bar.set_postfix_str(", ".join(words), refresh=False)
-        self._bar.update(snapshot.done - self._bar.n)
+        if self._fits_itself:
+            self._bar.set_postfix_str(", ".join(self._words(snapshot)), refresh=False)
+        else:
+            self._bar.ncols = self._columns()
+            self._bar.bar_format = self._format(snapshot)
+        self._bar.n = snapshot.done
         self._bar.refresh()
 
     def close(self, snapshot: Snapshot) -> None:
         self.show(snapshot)
         self._bar.close()
+
+    def _print(self, text: str) -> None:
+        """In the place of what was there, a ^C behind it included."""
+        self._stream.write(f"\r{text}\x1b[K")
+        self._stream.flush()
+
+    def _columns(self) -> int:
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):  # it is no terminal, or has no descriptor
+            columns = 0
+        return max(1, (columns or 80) - _SPARE_COLUMNS)
+
+    def _format(self, snapshot: Snapshot) -> str:
+        """What tqdm fills in: of the words those that fit, and the bar gets what they leave."""
+        counts = f" {snapshot.done}/{snapshot.total}"
+        room = self._columns() - len("100%||") - len(counts) - _SHORTEST_BAR
+        shown = ""
+        for word in self._words(snapshot):
+            if len(shown) + len(word) + 2 > room:
+                break
+            shown += f"{', ' if shown else '  '}{word}"
+        bar = min(_LONGEST_BAR, _SHORTEST_BAR + max(0, room - len(shown)))
+        return f"{{percentage:3.0f}}%|{{bar:{bar}}}| {{n_fmt}}/{{total_fmt}}{shown}"
+
+    def _words(self, snapshot: Snapshot) -> list[str]:
+        """What matters most comes first. What is not known yet is not said."""
+        has_pace = snapshot.done > self._first_done
+        eta = snapshot.eta_seconds
+        return [
+            *([f"{duration(eta)} left"] if has_pace and eta else []),
+            *([_pace(snapshot.rows_per_second)] if has_pace else []),
+            *([f"{snapshot.failed:,} failed"] if snapshot.failed else []),
+            *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
+            f"{snapshot.in_flight} in flight",
+            *([f"{count(snapshot.tokens_per_second)} tok/s"] if has_pace else []),
+        ]
+
+
+def _pace(rows_per_second: float) -> str:
+    """`41.0 rows/s`, or `12 rows/min` for slow ones."""
+    if 0 < rows_per_second < 0.95:
+        return f"{60 * rows_per_second:.2g} rows/min"
+    return f"{rows_per_second:.1f} rows/s"
 
 
 class Heartbeat:

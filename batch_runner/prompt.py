@@ -64,15 +64,19 @@ class PromptBuilder:
     """
 
     def __init__(self, job: JobSpec, *, read_file: Callable[[str], bytes] = _no_file) -> None:
-        self._origin = job.origin
+        self._place_of = job.place
         self._read_file = read_file
         self._missing = job.prompt.missing
         self.label_columns = job.input.key
         self._environment = _environment()
         self._names: set[str] = set()
+        self._named_at: dict[str, str] = {}
+        """Name to the first place that names it."""
         self._shadowing: set[str] = set()
         """Names that mean a column where there is one, and a function of the engine elsewhere."""
         self._uses_whole_row = False
+        self.reads_files = False
+        """Requests depend on more than the rows."""
         parts = _body_parts(job)
         self._static = {name: value for name, value in parts.items() if not _is_template(value)}
         self._templates = {
@@ -107,14 +111,14 @@ class PromptBuilder:
     def check_columns(self, known: Collection[str], *, source: str, hint: str = "") -> None:
         """Raise JobError for a template or key that names a column the input has not."""
         for name, place in [
-            *((name, "prompt") for name in sorted(self._names)),
+            *((name, self._named_at.get(name, "prompt")) for name in sorted(self._names)),
             *((name, "input.key") for name in self.label_columns),
         ]:
             if name not in known:
                 near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1)
                 original = next((k for k in known if near and k.lower() == near[0]), None)
                 raise JobError(
-                    f"{self._origin}: {place}: {source} has no column {name!r} "
+                    f"{self._place_of(place)}: {source} has no column {name!r} "
                     f"(columns: {_listed(known)})",
                     hint=hint or (f"did you mean {original!r}?" if original else ""),
                 )
@@ -133,7 +137,9 @@ class PromptBuilder:
             encoded = _canonical(body).encode()
         except minijinja.TemplateError as error:
             if error.kind in _WRONG_FOR_EVERY_ROW:
-                raise JobError(f"{self._origin}: {error.name}: {error.message}") from None
+                raise JobError(
+                    f"{self._place_of(error.name or 'prompt')}: {error.message}"
+                ) from None
             return _bad_input(f"{error.name}: {error.message}")
         except UnicodeEncodeError:
             return _bad_input("the text holds a lone surrogate, which no request can carry")
@@ -222,9 +228,10 @@ class PromptBuilder:
         if source is None:
             return lambda _context: {}
         if source.is_column:
-            column = _column_of_bytes(part[source], f"{self._origin}: {place}.{source}")
+            column = _column_of_bytes(part[source], self._place_of(f"{place}.{source}"))
             self._names.add(column)
             return lambda context: source.part(media.decoded(context[column], column), column)
+        self.reads_files = True
         path, read = self._compile(part[source], f"{place}.{source}", source), self._read_file
 
         def attach(context: Context) -> dict[str, str]:
@@ -246,7 +253,7 @@ class PromptBuilder:
             paths = self._environment.undeclared_variables_in_template(place, nested=True)
         except minijinja.TemplateError as error:
             raise JobError(
-                f"{self._origin}: {place}: {error.message} (line {error.line} of the template)"
+                f"{self._place_of(place)}: {error.message} (line {error.line} of the template)"
             ) from None
         literal = {match[1] for match in _ROW_ITEM.findall(source)}
         for path in paths:
@@ -254,8 +261,10 @@ class PromptBuilder:
             if head != "row":
                 shadows = head in self._environment.globals
                 (self._shadowing if shadows else self._names).add(head)
+                self._named_at.setdefault(head, place)
             elif rest:
                 self._names.add(rest.partition(".")[0])
+                self._named_at.setdefault(rest.partition(".")[0], place)
             elif not literal:
                 self._uses_whole_row = True
         self._names |= literal

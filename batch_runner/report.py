@@ -9,7 +9,7 @@ from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
 from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
-from batch_runner.progress import count, dollars, duration
+from batch_runner.progress import dollars, duration, tokens_in_words
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import command, remedy
 from batch_runner.summary import RunSummary
@@ -19,11 +19,16 @@ MOST_LINES = 12
 MOST_CODES = 6
 LONGEST_CODE = 60
 LONGEST_EXAMPLE = 160
+MOST_EXAMPLES = 3
+"""Of errors, at the end of a run; `report` has one for each."""
+
+_WITHOUT_REQUEST = (ErrorCode.MISSING_VALUE, ErrorCode.BAD_INPUT)
+"""Rows that `retry` cannot send."""
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
     """At most twelve lines, for people."""
-    return [*_lines(summary)][:MOST_LINES]
+    return _lines(summary)[:MOST_LINES]
 
 
 def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = False) -> list[str]:
@@ -40,17 +45,22 @@ def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = Fals
     return lines
 
 
-def _lines(summary: RunSummary) -> Iterator[str]:
-    yield _verdict(summary)
-    bill = summary.bill
-    if bill.calls:
-        yield f"tokens   {_tokens(bill)}"
-        yield f"cost     {_cost(summary)}"
+def _lines(summary: RunSummary) -> list[str]:
+    head = [_verdict(summary), *_money(summary)]
     if quantiles := summary.latency_quantiles:
         words = [f"{name} {duration(s)}" for name, s in quantiles.items() if name != "max"]
-        yield f"latency  {'  '.join(words)}"
+        head.append(f"latency  {_THIS_RUN if _is_mixed(summary) else ''}{'  '.join(words)}")
     if failed := _failed(summary):
-        yield f"failed   {failed}"
+        head.append(f"failed   {failed}")
+    tail = [*_end(summary)]
+    notes = [*_notes(summary)]
+    room = max(0, MOST_LINES - len(head) - len(tail))
+    # What a note says is said nowhere else; of the errors, the column error has them all.
+    examples = [*_examples(summary)][: max(1, room - len(notes))]
+    return [*head, *[*examples, *notes][:room], *tail]
+
+
+def _notes(summary: RunSummary) -> Iterator[str]:
     if (limited := summary.codes[ErrorCode.RATE_LIMITED]) and not _all_pass(summary):
         yield (
             f"note     {limited:,} rate_limited: a later run sends them again: "
@@ -58,6 +68,9 @@ def _lines(summary: RunSummary) -> Iterator[str]:
         )
     for warning in summary.warnings[:3]:
         yield f"note     {one_line(warning, 300)}"
+
+
+def _end(summary: RunSummary) -> Iterator[str]:
     if summary.stop_reason is not None:
         yield f"stopped  {one_line(summary.stop_reason, 500)}"
         if summary.hint:
@@ -69,34 +82,62 @@ def _lines(summary: RunSummary) -> Iterator[str]:
         yield f"output   not written; {command('export', summary.invocation)} writes what there is"
 
 
+_THIS_RUN = "this run  "
+_IN_ALL = "in all    "
+
+
+def _is_mixed(summary: RunSummary) -> bool:
+    """Earlier runs have made calls, too: the bill is not that of this run."""
+    return summary.bill.calls > summary.run_bill.calls
+
+
 def _verdict(summary: RunSummary) -> str:
     statuses = summary.statuses
+    # Cut-off answers and refusals are reused as well: then it is not said of those that are ok.
+    only_ok = summary.reused <= statuses[RowStatus.OK] and not (
+        statuses[RowStatus.INCOMPLETE] or statuses[RowStatus.REFUSED]
+    )
     ok = f"{statuses[RowStatus.OK]:,} ok"
-    if summary.reused:
-        ok += f" ({summary.reused:,} reused)"
-    words = [ok]
+    words = [ok + (f" ({summary.reused:,} reused)" if summary.reused and only_ok else "")]
     words += [
         f"{statuses[status]:,} {status}"
         for status in RowStatus
         if status is not RowStatus.OK and statuses[status]
     ]
-    pace = f", {summary.rows_per_second:.1f} rows/s" if summary.sent else ""
-    return (
-        f"{summary.job}  {summary.rows:,} rows: {', '.join(words)}   "
-        f"{duration(summary.elapsed_seconds)}{pace}"
-    )
+    reused = f" ({summary.reused:,} answers reused)" if summary.reused and not only_ok else ""
+    return f"{summary.job}  {summary.rows:,} rows: {', '.join(words)}{reused}   {_pace(summary)}"
+
+
+def _pace(summary: RunSummary) -> str:
+    took = duration(summary.elapsed_seconds)
+    if not summary.sent:
+        return took
+    pace = f"{summary.rows_per_second:.1f} rows/s"
+    if _is_mixed(summary):
+        rows = f"{summary.sent:,} row{'s' * (summary.sent != 1)}"
+        return f"this run {rows} in {took}, {pace}"
+    return f"{took}, {pace}"
+
+
+def _money(summary: RunSummary) -> Iterator[str]:
+    """Tokens and cost: once, or for this run and in all where they differ."""
+    bills = {"": summary.bill}
+    if _is_mixed(summary):
+        bills = {_THIS_RUN: summary.run_bill} if summary.run_bill.calls else {}
+        bills[_IN_ALL] = summary.bill
+    for title, describe in (("tokens   ", _tokens), ("cost     ", _cost)):
+        told = [f"{which}{describe(bill)}" for which, bill in bills.items() if bill.calls]
+        for position, words in enumerate(told):
+            yield f"{'         ' if position else title}{words}"
 
 
 def _tokens(bill: Bill) -> str:
-    tokens = bill.tokens
-    cached = f" (cached {count(tokens.cached)})" if tokens.cached else ""
-    reasoning = f" (reasoning {count(tokens.reasoning)})" if tokens.reasoning else ""
-    unknown = f"  not reported for {tokens.unreported:,} calls" if tokens.unreported else ""
-    return f"in {count(tokens.input)}{cached}  out {count(tokens.output)}{reasoning}{unknown}"
+    if not bill.answered:
+        return "none reported"
+    return tokens_in_words(bill.tokens)
 
 
-def _cost(summary: RunSummary) -> str:
-    bill = summary.bill
+def _cost(bill: Bill) -> str:
     if bill.at_least is None:
         known = "unknown: no price for the model (see batch-runner prices, or add [prices])"
     elif bill.answered:
@@ -110,10 +151,7 @@ def _cost(summary: RunSummary) -> str:
         extras.append(f"{bill.unpriced:,} calls without a price")
     if bill.unknown_calls:
         extras.append(_unknown(bill))
-    earlier = ""
-    if bill.calls > summary.run_bill.calls and summary.run_bill.at_least is not None:
-        earlier = f"  this run {dollars(summary.run_bill.at_least)}"
-    return known + (f" ({'; '.join(extras)})" if extras else "") + earlier
+    return known + (f" ({'; '.join(extras)})" if extras else "")
 
 
 def _unknown(bill: Bill) -> str:
@@ -149,10 +187,33 @@ def _all_pass(summary: RunSummary) -> bool:
     return all(code in TRANSIENT for code in _wanting(summary))
 
 
+def _examples(summary: RunSummary) -> Iterator[str]:
+    """For each of the commonest errors a row that ended so, and what helps against this one."""
+    shown = _way_out(summary)
+    for code, n in _wanting(summary).most_common(MOST_EXAMPLES):
+        if (example := summary.examples.get(code)) is None:
+            continue
+        way_out = remedy(code, summary.invocation).command
+        many = (
+            f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(_wanting(summary)) > 1 else ""
+        )
+        arrow = "" if shown.endswith(way_out) else f"  -> {way_out}"
+        yield f"         {many}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
+
+
 def _way_out(summary: RunSummary) -> str:
     if _all_pass(summary):
         return f"a later run sends them again: {command('run', summary.invocation)}"
-    if summary.statuses[RowStatus.FAILED]:
-        return command("retry", summary.invocation)
-    kinds = [s for s in (RowStatus.INCOMPLETE, RowStatus.REFUSED) if summary.statuses[s]]
-    return command("retry", summary.invocation, *(w for kind in kinds for w in ("--include", kind)))
+    codes, statuses = _wanting(summary), summary.statuses
+    if all(code in _WITHOUT_REQUEST for code in codes):
+        return f"mend these cells, then {command('run', summary.invocation)}"
+    options = [
+        word
+        for kind in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
+        if statuses[kind]
+        for word in ("--include", str(kind))
+    ]
+    if statuses[RowStatus.INCOMPLETE] and codes[ErrorCode.MAX_OUTPUT_TOKENS]:
+        # The same cap would cut them off again.
+        options += ["--set", "retry.on_incomplete=retry"]
+    return command("retry", summary.invocation, *options)

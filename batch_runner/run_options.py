@@ -19,10 +19,11 @@ class OnChange(StrEnum):
     """`--on-change`: what happens to finished rows whose request is no longer the same."""
 
     GUARD = "guard"
-    """They are sent, unless they are more than a fifth of the finished rows."""
+    """As the last run was told to keep them; else they are sent, unless they are more than a fifth
+    of the finished rows of the input."""
     RERUN = "rerun"
     KEEP = "keep"
-    """Their old answers stay."""
+    """Their old answers stay, for later runs of this prompt and exports too: see `keeping`."""
     FAIL = "fail"
     """Nothing is sent if there is a single one."""
 

@@ -10,8 +10,15 @@ from itertools import islice
 import anyio
 import anyio.to_thread
 
+from batch_runner.bequest import leave_plan
 from batch_runner.budget import Budget
-from batch_runner.changes import MOST_CHANGED_SHARE, check_changes, find_changes, keep_old_answers
+from batch_runner.changes import (
+    MOST_CHANGED_SHARE,
+    TO_PAY,
+    check_changes,
+    check_journal_is_there,
+    find_changes,
+)
 from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError
@@ -20,8 +27,11 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
-from batch_runner.plan import Plan, requests, unfinished
+from batch_runner.outset import endings_of
+from batch_runner.parameters import notes as parameter_notes
+from batch_runner.plan import TRANSIENT, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
+from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words, check_prices
 from batch_runner.summary import RunSummary
@@ -39,6 +49,8 @@ from batch_runner.work import (
 log = logging.getLogger("batch_runner")
 
 _DEFAULTS = RunOptions()
+_KEEP = {OnChange.KEEP: True, OnChange.GUARD: None}
+"""Whether changed rows keep their answers; None: as the last run was told."""
 
 
 def run(job: JobSpec, options: RunOptions = _DEFAULTS) -> RunSummary:
@@ -73,17 +85,26 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
     lock = None if options.dry_run else options.if_locked
     with (
         open_work(
-            job, wanted=options.wanted, lock=lock, fresh=options.fresh, dedupe=options.dedupe
+            job,
+            wanted=options.wanted,
+            lock=lock,
+            fresh=options.fresh,
+            dedupe=options.dedupe,
+            keep=_KEEP.get(options.on_change, False),
         ) as work,
         about(log, job=job.name, run_id=work.run_id),
     ):
-        done = work.plan.not_wanted
+        if not (options.dry_run or options.fresh):
+            leave_plan(work)
+        left_alone = work.plan.not_wanted
         if options.rows is not None:
             work.plan.keep_only(options.rows)
         _apply_changes(work, options)
         if options.limit is not None:
             work.plan.keep_first(options.limit)
-        _log_plan(work, done=done)
+        _log_plan(work, options, left_alone=left_alone)
+        for note in parameter_notes(job.request):
+            log.warning("note: %s", note, extra={"event": "note"})
         if options.on_begin is not None and not options.dry_run:
             options.on_begin()
         if options.dry_run:
@@ -118,6 +139,7 @@ def _dispatch(
             durability=job.output.durability,
             index=work.replay.index,
             settings=journal_settings(job),
+            started_at=work.started_at,
             on_failure=on_failure,
         )
 
@@ -156,27 +178,25 @@ def _dispatch(
 
 
 def _apply_changes(work: Work, options: RunOptions) -> None:
-    if options.on_change is OnChange.RERUN:
+    if options.on_change is OnChange.RERUN or options.fresh:
+        return
+    check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
+    if work.kept is not None:
         return
     # Rows that `retry` does not send can have changed all the same, and would lose their answers.
     plan = work.plan if options.wanted is unfinished else unanswered(work)
     changes = find_changes(
         plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
     )
-    if options.on_change is OnChange.KEEP:
-        keep_old_answers(work.plan, changes)
-        return
     most = 0.0 if options.on_change is OnChange.FAIL else MOST_CHANGED_SHARE
     check_changes(changes, origin=work.job.origin, most_share=most)
 
 
 def unanswered(work: Work) -> Plan:
     """The plan of a run that sends every row without a result, whatever this one sends."""
-    plan, index = work.plan, work.replay.index
-    wanted = bytearray(
-        plan.has_request(row) and index.entry(plan.entries[row]) is None for row in range(plan.rows)
-    )
-    return replace(plan, wanted=wanted)
+    plan = replace(work.plan)
+    plan.choose(work.replay.index, lambda status, _code: status is RowStatus.PENDING)
+    return plan
 
 
 def _budget(work: Work) -> Budget | None:
@@ -191,12 +211,12 @@ def _budget(work: Work) -> Budget | None:
     return Budget(limit)
 
 
-def _log_plan(work: Work, *, done: int) -> None:
+def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
     plan = work.plan
     words = [f"{plan.rows:,} rows", f"{plan.to_send:,} to send"]
-    if done:
-        words.append(f"{done:,} done before")
-    if left := plan.not_wanted - done:
+    if left_alone:
+        words.append(_left_alone(work, options, left_alone))
+    if left := plan.not_wanted - left_alone:
         words.append(f"{left:,} left for later")
     if plan.duplicates:
         shared = ", answered by one call" if plan.dedupe else ""
@@ -204,3 +224,18 @@ def _log_plan(work: Work, *, done: int) -> None:
     if plan.unsendable.total():
         words.append(f"{plan.unsendable.total():,} without a request (empty or unusable cells)")
     log.info("%s: %s", work.job.name, ", ".join(words), extra={"event": "plan"})
+
+
+def _left_alone(work: Work, options: RunOptions, rows: int) -> str:
+    """Rows that are not sent for what the journal says of them."""
+    if options.wanted is not unfinished:
+        return f"{rows:,} left alone"
+    plan, index = work.plan, work.replay.index
+    failed = sum(
+        n
+        for (status, code), n in endings_of(plan, index, copies=False).items()
+        if status is RowStatus.FAILED and code is not None and code not in TRANSIENT
+    )
+    words = [f"{rows - failed:,} done before"] if rows > failed else []
+    words += [f"{failed:,} failed before (batch-runner retry sends them)"] if failed else []
+    return ", ".join(words)

@@ -75,11 +75,12 @@ def _lines(
 ) -> Iterator[str]:
     text = _text_column(looks)
     key = _key([look for look in looks if look is not text], len(rows))
-    output = Path.cwd() / "out" / f"{_stem(file)}_answers{_suffix(file)}"
+    place, why = _output_folder(file, folder)
+    output = place / f"{_stem(file)}_answers{_suffix(file)}"
     seen = f"first {len(rows)} rows" if len(rows) == LOOKED_AT else f"{len(rows)} rows"
     yield f"# {_one_line(file.name)}, {_size(file)}; its {seen}:"
     yield from (f"#   {look.describe(len(rows))}" for look in looks)
-    yield "# Next: say what you want under [prompt], then batch-runner check, estimate, run."
+    yield "# Next: say what you want under [prompt], then batch-runner check, estimate and run this file."
     yield ""
     yield "[input]"
     yield f"path = {_quoted(_placed(file, folder))}"
@@ -110,7 +111,7 @@ def _lines(
     yield "# max_cost = 5.00     # dollars; no call is begun that could pass it"
     yield '# max_errors = "5%"   # stop when something is wrong with everything'
     yield ""
-    yield "[output]"
+    yield f"[output]   # {why}; what is done is remembered beside it, in a folder that ends in .run"
     yield f"path = {_quoted(_placed(output, folder))}"
 
 
@@ -121,6 +122,14 @@ def _opened(file: Path) -> Table:
         if likely is not None and likely != table.delimiter:
             return open_table([file.absolute()], delimiter=likely)
     return table
+
+
+def _output_folder(file: Path, folder: Path | None) -> tuple[Path, str]:
+    """Where the output goes, and why there."""
+    beside = file.absolute().parent
+    if os.access(beside, os.W_OK):
+        return beside, "beside the input"
+    return (folder or Path()).absolute(), "the folder of the input cannot be written to"
 
 
 def _usual_delimiter(file: Path) -> str:

@@ -4,25 +4,30 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from batch_runner.job import JobSpec
-from batch_runner.journal import (
-    DamagedManifest,
-    Holder,
-    RunDirectory,
-    is_locked,
-    read_manifest,
-    replay,
-)
-from batch_runner.progress import duration
+from batch_runner.bill import Tokens
+from batch_runner.disk import identity_of
+from batch_runner.gauge import WINDOW_SECONDS, Gauge
+from batch_runner.journal import Holder, Manifest, is_locked
+from batch_runner.outset import Endings
+from batch_runner.plan import TRANSIENT
+from batch_runner.printable import one_line, printable
+from batch_runner.progress import dollars, duration, tokens_in_words
 from batch_runner.records import RowStatus
+from batch_runner.remedy import command
+from batch_runner.run_place import RunPlace
 
 
 WATCH_SECONDS = 2.0
 MOST_SHARE = 10
 """A watcher rests this many times as long as it took to read."""
+MOST_CODES = 6
+LONGEST_CODE = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,104 +35,286 @@ class Status:
     """A job's progress at one moment."""
 
     job: str
-    rows: int | None
+    invocation: str | None = None
+    """What to type behind a command to mean this job."""
+    rows: int | None = None
     """Rows of the input when the last run began; None when no run has begun."""
-    statuses: Counter[RowStatus] = field(default_factory=Counter)
-    """Of the results in the journal, rows that have left the input included."""
+    endings: Endings = field(default_factory=Counter)
+    """Of those rows, by status and code; of all results in the journal where `rows` is None."""
+    sharing: int = 0
+    """Rows that take the answer of an equal row; not among `endings`."""
+    to_send: int | None = None
+    """Rows that the run going on has left to send, or else the next one would send."""
     in_flight: int = 0
-    """Calls begun and not ended: in flight now, or lost in a crash."""
+    lost: int = 0
+    """Calls that were in flight when their process died."""
     holder: Holder | None = None
     """Who is running it now."""
+    ended_in_order: bool | None = None
+    """Whether the last run did; None when there was none."""
+    input_changed: bool = False
     damaged: int = 0
     rows_per_second: float | None = None
-    """Since the status before; None when there was none."""
+    """Over the last minute of the run going on; None when it is too young to tell."""
+    last_row_at: float | None = None
+    """Unix time at which the last row ended."""
+    now: float = 0.0
+    tokens: Tokens = field(default_factory=Tokens)
+    """Of all runs, as `cost`."""
+    cost: Decimal | None = None
+    """Dollars at list price, as far as calls have a price; None when none of them has."""
+    unpriced: int = 0
+    unknown: int = 0
+    """Attempts that nobody answered and that may have been billed."""
+
+    @property
+    def statuses(self) -> Counter[RowStatus]:
+        found: Counter[RowStatus] = Counter()
+        for (status, _), n in self.endings.items():
+            found[status] += n
+        return found
+
+    @property
+    def codes(self) -> Counter[str]:
+        """Rows without a full answer, by error code."""
+        return Counter(
+            {str(code or "no_request"): n for (status, code), n in self._wanting().items()}
+        )
+
+    def _wanting(self) -> Endings:
+        left_out = (RowStatus.OK, RowStatus.PENDING, RowStatus.SKIPPED)
+        return Counter({e: n for e, n in self.endings.items() if e[0] not in left_out})
+
+    @property
+    def finished(self) -> int:
+        statuses = self.statuses
+        return statuses.total() - statuses[RowStatus.PENDING]
+
+    @property
+    def eta_seconds(self) -> float | None:
+        if not self.rows_per_second or self.to_send is None or self.holder is None:
+            return None
+        return self.to_send / self.rows_per_second
 
     def lines(self) -> list[str]:
         """For people."""
-        finished = self.statuses.total()
-        total = f"{self.rows:,}" if self.rows is not None else "unknown"
-        words = [f"{n:,} {status}" for status, n in sorted(self.statuses.items())]
-        flight = "in flight" if self.holder else "of unknown billing (in flight when a run died)"
-        lines = [f"{self.job}: {finished:,} of {total} rows have a result", f"  {self._state()}"]
-        lines += [f"  {', '.join(words)}"] if words else []
-        lines += [f"  {self.in_flight:,} calls {flight}"] if self.in_flight else []
-        lines += (
-            [f"  {self.damaged} damaged places; see batch-runner verify"] if self.damaged else []
-        )
+        lines = [self._headline()]
+        if words := [f"{n:,} {status}" for status, n in sorted(self.statuses.items()) if n]:
+            lines.append(f"  rows     {', '.join(words)}")
+        if self.sharing:
+            lines.append(f"           and {self.sharing:,} that take the answer of an equal row")
+        if self.codes:
+            most = self.codes.most_common(MOST_CODES)
+            named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
+            more = len(self.codes) - len(most)
+            named += [f"{more} other codes"] if more else []
+            lines.append(f"  failed   {', '.join(named)}")
+        lines.append(f"  {self._state()}")
+        lines += self._pace()
+        lines += self._money()
+        if self.input_changed:
+            lines.append("  note     the input has changed since: these are the rows of before")
+        if self.damaged:
+            lines.append(f"  note     {self.damaged:,} damaged places; see batch-runner verify")
         return lines
 
-    def _state(self) -> str:
-        if self.holder is None:
-            return "not running"
-        words = [f"running: {self.holder}"]
-        if self.rows_per_second is not None:
-            words.append(f"{self.rows_per_second:.1f} rows/s")
-            left = (self.rows or 0) - self.statuses.total()
-            if self.rows_per_second > 0 and left > 0:
-                words.append(f"{duration(left / self.rows_per_second)} left")
+    def _headline(self) -> str:
+        if self.rows is None:
+            found = self.finished
+            return f"{self.job}: " + (
+                f"{found:,} results; how many rows the input has is not known here"
+                if found
+                else "no run has begun"
+            )
+        total = self.rows - self.sharing
+        share = f" ({100 * self.finished / total:.0f}%)" if total else ""
+        words = [f"{self.job}: {self.finished:,} of {total:,} rows finished{share}"]
+        if self.to_send:
+            words.append(f"{self.to_send:,} to send")
         return ", ".join(words)
 
+    def _state(self) -> str:
+        if self.holder is not None:
+            return f"running  {_who(self.holder, self.now)}"
+        words = "not running"
+        if self.ended_in_order is False:
+            words += "; the last run was killed before it could end in order"
+        if self.to_send and self.invocation is not None:
+            words += f"     -> {command('run', self.invocation)}"
+        return words
+
+    def _pace(self) -> list[str]:
+        lines = []
+        if self.last_row_at is not None:
+            ago = f"the last row ended {duration(max(0.0, self.now - self.last_row_at))} ago"
+            lines.append(f"  pace     {', '.join([*self._rate(), ago])}")
+        elif self.holder is not None:
+            lines.append("  pace     no row has ended yet")
+        if self.holder is not None and self.in_flight:
+            lines.append(f"  calls    {self.in_flight:,} in flight")
+        return lines
+
+    def _rate(self) -> list[str]:
+        rate = self.rows_per_second
+        if self.holder is None or rate is None:
+            return []
+        if rate == 0:
+            return ["no row in the last minute"]
+        shown = f"{rate:.1f} rows/s" if rate >= 1 else f"{60 * rate:.1f} rows/min"
+        eta = self.eta_seconds
+        return [shown, *([f"about {duration(eta)} left"] if eta else [])]
+
+    def _money(self) -> list[str]:
+        lines = []
+        tokens = self.tokens
+        if tokens.input or tokens.output or tokens.unreported:
+            lines.append(f"  tokens   {tokens_in_words(tokens)}")
+        if self.cost is not None or self.unpriced:
+            words = [f"{dollars(self.cost)} so far" if self.cost is not None else "unknown"]
+            if self.unpriced:
+                words.append(f"{self.unpriced:,} calls without a price")
+            lines.append(f"  cost     {', '.join(words)}")
+        if self.lost:
+            lines.append(f"  unknown  {self.lost:,} calls were in flight when a run died")
+        if self.unknown:
+            lines.append(
+                f"  unknown  {self.unknown:,} calls may have been billed without an answer"
+            )
+        return lines
+
     def to_json(self) -> dict[str, Any]:
+        holder, eta = self.holder, self.eta_seconds
         return {
             "job": self.job,
             "rows": self.rows,
+            "rows_finished": self.finished,
+            "rows_to_send": self.to_send,
+            "rows_sharing": self.sharing,
             "statuses": {str(status): n for status, n in self.statuses.items()},
-            "calls_without_result": self.in_flight,
-            "running": self.holder is not None,
-            "pid": self.holder.pid if self.holder else None,
+            "error_codes": dict(self.codes.most_common()),
+            "calls_in_flight": self.in_flight if holder else 0,
+            "calls_lost": self.lost,
+            "calls_unknown": self.unknown,
+            "calls_without_result": self.lost + (self.in_flight if holder else 0),
+            "running": holder is not None,
+            "pid": holder.pid if holder else None,
+            "host": holder.host if holder else None,
+            "running_since": _utc(holder.started_at) if holder else None,
+            "rows_per_second": None if self.rows_per_second is None else round(self.rows_per_second, 3),
+            "eta_seconds": None if eta is None else round(eta),
+            "last_row_at": _utc(self.last_row_at),
+            "tokens": {
+                "input": self.tokens.input,
+                "cached": self.tokens.cached,
+                "output": self.tokens.output,
+                "reasoning": self.tokens.reasoning,
+            },
+            "cost_usd": None if self.cost is None else float(self.cost),
+            "unpriced_calls": self.unpriced,
+            "input_changed": self.input_changed,
             "damaged_journal_records": self.damaged,
-        }
+        }  # fmt: skip
 
 
 def follow(
-    job: JobSpec,
+    place: RunPlace,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Status]:
     """The job's status, again and again until nobody runs it any more."""
-    began = clock()
-    status = read_status(job)
+    gauge = Gauge(place)
     while True:
+        began = clock()
+        status = read_status(place, gauge)
         yield status
         if status.holder is None:
             return
-        # A journal of a million rows takes seconds to read: the watcher must not eat the run's CPU.
+        # The first look at a million rows takes a while: the watcher must not eat the run's CPU.
         sleep(max(WATCH_SECONDS, MOST_SHARE * (clock() - began)))
-        before, last, began = status.statuses.total(), began, clock()
-        status = read_status(job)
-        pace = (status.statuses.total() - before) / max(began - last, 1e-3)
-        status = replace(status, rows_per_second=pace)
 
 
 def drawn(statuses: Iterable[Status], *, columns: int | None) -> Iterator[str]:
     """Text for each status; on a terminal of so many columns it takes the place of the one before."""
     height = 0
     for status in statuses:
-        lines = status.lines()
+        lines = [printable(line) for line in status.lines()]
         yield (f"\x1b[{height}A\x1b[J" if height else "") + "\n".join(lines)
         if columns is not None:
             height = sum(max(1, math.ceil(len(line) / columns)) for line in lines)
 
 
-def read_status(job: JobSpec) -> Status:
-    """The job's status now. Costs 3 microseconds of CPU a row; takes no lock, sends nothing."""
-    directory = RunDirectory(job.run_path)
-    manifest = read_manifest(directory.manifest)
-    rows = None
-    if manifest is not None and not isinstance(manifest, DamagedManifest):
-        rows = manifest.input.get("rows")
-    with replay(directory) as found:
-        statuses = Counter(
-            entry.status
-            for number in range(len(found.index))
-            if (entry := found.index.entry(number)) is not None
-        )
-        return Status(
-            job=job.name,
-            rows=rows,
-            statuses=statuses,
-            in_flight=len(found.unknown),
-            holder=is_locked(directory),
-            damaged=len(found.damage),
-        )
+def read_status(
+    place: RunPlace, gauge: Gauge | None = None, *, wall_clock: Callable[[], float] = time.time
+) -> Status:
+    """The job's status now; takes no lock, sends nothing. A gauge of before reads only what is new."""
+    # Asked first: who ends in between has written all there is to read.
+    holder = is_locked(place.directory)
+    gauge = gauge or Gauge(place)
+    gauge.read()
+    now = wall_clock()
+    outset, spent, manifest = gauge.outset, gauge.spent, gauge.manifest
+    endings = gauge.endings
+    return Status(
+        job=place.job,
+        invocation=place.invocation,
+        rows=outset.rows if outset else None,
+        endings=endings,
+        sharing=outset.sharing if outset else 0,
+        to_send=_to_send(gauge, endings, is_running=holder is not None),
+        in_flight=gauge.in_flight,
+        lost=gauge.lost(is_running=holder is not None),
+        holder=holder,
+        ended_in_order=gauge.ended_in_order,
+        input_changed=manifest is not None and _is_changed(manifest),
+        damaged=gauge.damaged,
+        rows_per_second=_rows_per_second(gauge, now) if holder else None,
+        last_row_at=gauge.finished[-1] if gauge.finished else None,
+        now=now,
+        tokens=spent.tokens,
+        cost=spent.dollars if spent.priced else None,
+        unpriced=spent.unpriced,
+        unknown=spent.unknown,
+    )
+
+
+def _to_send(gauge: Gauge, endings: Endings, *, is_running: bool) -> int | None:
+    if gauge.outset is None:
+        return None
+    if is_running:
+        return max(0, gauge.outset.to_send - gauge.sent)
+    return sum(
+        n
+        for (status, code), n in endings.items()
+        if status is RowStatus.PENDING or (status is RowStatus.FAILED and code in TRANSIENT)
+    )
+
+
+def _rows_per_second(gauge: Gauge, now: float) -> float | None:
+    """Over the last minute, or as long as the run going on has lasted."""
+    since = max(now - WINDOW_SECONDS, gauge.began_at or 0.0)
+    if now - since < 1.0:
+        return None
+    return sum(moment >= since for moment in gauge.finished) / (now - since)
+
+
+def _is_changed(manifest: Manifest) -> bool:
+    before = manifest.input.get("files", [])
+    return bool(before) and identity_of([Path(file[0]) for file in before if file]) != before
+
+
+def _who(holder: Holder, now: float) -> str:
+    if holder.pid is None:
+        return "a run is going on"
+    words = [f"pid {holder.pid} on {holder.host}"]
+    if holder.started_at is not None:
+        since = datetime.fromtimestamp(holder.started_at, UTC)
+        lasted = duration(max(0.0, now - holder.started_at))
+        words.append(f"since {since:%Y-%m-%d %H:%M:%S} UTC ({lasted})")
+    return " ".join(words)
+
+
+def _utc(moment: float | None) -> str | None:
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

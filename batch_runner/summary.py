@@ -35,6 +35,8 @@ class RunSummary:
     statuses: Counter[RowStatus] = field(default_factory=Counter)
     """Of the rows of the input."""
     codes: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """By error code: a row that ended so, and its message, free of secrets."""
     bill: Bill = field(default_factory=Bill)
     """Of all runs that wrote to this journal."""
     run_bill: Bill = field(default_factory=Bill)

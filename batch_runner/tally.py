@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batch_runner.bill import Bill, Biller
@@ -11,6 +12,8 @@ from batch_runner.records import RowResult, RowStatus
 _RATIO = 1.05  # neighbouring bins: a quantile is exact to 5 %
 _SHORTEST_SECONDS = 0.001
 _RATE_WINDOW_SECONDS = 30.0
+MOST_EXAMPLES = 40
+"""Error codes with an example; a server may invent a new one for every row."""
 
 
 class LatencyHistogram:
@@ -62,6 +65,18 @@ class Rate:
         return (total - before) / (now - began) if now > began else 0.0
 
 
+class Examples:
+    """For each error code the first row that ended so, in words."""
+
+    def __init__(self, told: Mapping[str, str] | None = None) -> None:
+        self.told: dict[str, str] = dict(told or {})
+
+    def add(self, code: str, message: str | None, *, row: int, label: str | None = None) -> None:
+        """`row` is the row's index, which people count from 1."""
+        if message and code not in self.told and len(self.told) < MOST_EXAMPLES:
+            self.told[code] = f"{label or f'row {row + 1:,}'}: {message}"
+
+
 @dataclass(slots=True)
 class Tally:
     """This run's finished rows."""
@@ -72,6 +87,7 @@ class Tally:
     models: Counter[str] = field(default_factory=Counter)
     latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
     bill: Bill = field(default_factory=Bill)
+    examples: Examples = field(default_factory=Examples)
 
     @property
     def finished(self) -> int:
@@ -86,6 +102,9 @@ class Tally:
         self.statuses[result.status] += 1
         if result.code:
             self.codes[str(result.code)] += 1
+            self.examples.add(
+                result.code, result.ending.message, row=result.row, label=result.label
+            )
         if result.model:
             self.models[result.model] += 1
         if result.latency_seconds is not None and result.attempts:

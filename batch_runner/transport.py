@@ -111,13 +111,23 @@ def judge_exchange_error(error: Exception) -> Problem | None:
     """
     for kinds, code, blame, unknown in _MEANING:
         if isinstance(error, kinds):
-            failure = Failure(
-                code=code, message=f"{_CODE_WORDS[code]}: {str(error) or type(error).__name__}"
-            )
+            failure = Failure(code=code, message=f"{_CODE_WORDS[code]}: {_words(error)}")
             untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
             hint = _UNTRUSTED_HINT if untrusted else ""
             return Problem(failure=failure, blame=blame, unknown=unknown, hint=hint)
     return None
+
+
+def _words(error: Exception) -> str:
+    """Of aiohttp, which names the call that failed: people want to know what is wrong, and where."""
+    plain = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError)
+    if type(error) is aiohttp.ClientConnectorError or isinstance(error, plain):
+        problem = error.os_error
+        number = problem.errno or 0
+        what = os.strerror(number) if number > 0 else problem.strerror or str(problem)
+        proxy = "proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        return f"{what} ({proxy}{error.host}:{error.port})"
+    return str(error) or type(error).__name__
 
 
 _UNTRUSTED_HINT = "if you trust this endpoint, name the PEM file of its authority: endpoint.ca_file or SSL_CERT_FILE"

@@ -27,11 +27,17 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY_PREFIX = re.compile(r"(?:Bearer\s+)?(?:sk|rk|pk|key|gsk|xai|AIza)[-_][A-Za-z0-9_-]{12,}")
 _KEY_LIKE = re.compile(r"(?=[^-_]*\d)(?=[^-_]*[A-Za-z])[A-Za-z0-9]{24,}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_TEXT = 'must be text, in quotes: "..."'
 _KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key"})
 
 
 class WrongValueError(ValueError):
     """A value does not fit its key; the message goes on after "table.key: <value> ..."."""
+
+    def __init__(self, message: str, *, inside: str | None = None) -> None:
+        super().__init__(message)
+        self.inside = inside
+        """The key inside a table whose value does not fit; None: the value itself."""
 
 
 class SecretValueError(WrongValueError):
@@ -167,8 +173,9 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def text_table(value: Any) -> Mapping[str, str]:
-    if not all(isinstance(item, str) for item in table(value).values()):
-        raise WrongValueError("must be a table of texts")
+    for name, item in table(value).items():
+        if not isinstance(item, str):
+            raise WrongValueError(_NO_TEXT, inside=name)
     return cast("Mapping[str, str]", value)
 
 
@@ -254,11 +261,13 @@ def header_name(value: Any) -> str:
 
 
 def headers(value: Any) -> Mapping[str, str]:
-    for name, content in text_table(value).items():
+    for name, content in table(value).items():
+        if not isinstance(content, str):
+            raise SecretValueError(_NO_TEXT, inside=name)
         if not _HEADER_NAME.fullmatch(name):
             raise SecretValueError(f"{name!r} is no name of a header")
         if not (content.isascii() and content.isprintable()):
-            raise SecretValueError(f"{name} holds control or non-ASCII characters")
+            raise SecretValueError("holds control or non-ASCII characters", inside=name)
         if name.lower() in _KEY_HEADERS or _KEY_PREFIX.fullmatch(content):
             raise SecretValueError(
                 f"must not carry a key ({name}): name the key's variable in api_key_env"

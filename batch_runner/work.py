@@ -5,7 +5,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from batch_runner.atomic import publish
 from batch_runner.attachments import read_attachment
 from batch_runner.bill import Biller, possible_tiers
 from batch_runner.columns import OutputColumns, output_columns
-from batch_runner.disk import FULL, REAL_DISK, explained, make_folders
+from batch_runner.disk import FULL, REAL_DISK, explained, identity_of, make_folders
 from batch_runner.errors import InputError, JobError, StorageError, UsageError
 from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
@@ -27,13 +27,25 @@ from batch_runner.journal import (
     Replay,
     RunDirectory,
     read_manifest,
-    replay,
     take_lock,
     write_manifest,
 )
-from batch_runner.plan import Dedupe, Plan, Wanted, Watch, check_dedupe, make_plan, unfinished
+from batch_runner.keeping import MARK as KEPT
+from batch_runner.keeping import keep_changed_rows
+from batch_runner.outset import MARK, Outset, outset_of
+from batch_runner.plan import (
+    Dedupe,
+    Plan,
+    Wanted,
+    Watch,
+    check_dedupe,
+    check_new_columns,
+    make_plan,
+    unfinished,
+)
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
+from batch_runner.shortcut import Shortcut, known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import (
     Format,
@@ -64,10 +76,18 @@ class Work:
     """Prompt and parameters are those of the last run."""
     earlier_segments: int
     """Segments of the index that earlier runs wrote."""
+    shortcut: Shortcut | None
+    """The one that was taken."""
+    plan_made_of: str | None
+    """A digest of all that the plan depends on; None where that cannot be told."""
     run_id: str
     started_at: float
     input_identity: list[list[Any]]
     """Of the input files, taken before they were read: see `identity_of`."""
+    outset: Outset | None = None
+    """How the rows stood before this run, once somebody has asked."""
+    kept: Mapping[str, Any] | None = None
+    """Changed rows show the answers they had before: see `keeping`."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -79,12 +99,13 @@ def open_work(
     lock: LockPolicy | None = None,
     fresh: bool = False,
     dedupe: Dedupe | None = None,
+    keep: bool | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Work]:
     """The job's input laid against its journal; read-only unless `lock` is given.
 
     With `lock`, the run directory is made and locked. `fresh` reads no journal: every row is
-    planned as new. Raises UsageError for everything that is wrong with job, input or output.
+    planned as new. `keep` and `dedupe` None: as the last run was told. Raises UsageError for everything that is wrong with job, input or output.
     """
     started_at = time.time()
     table = open_input(job)
@@ -106,19 +127,26 @@ def open_work(
             with _place_is_usable(job):
                 _create(directory)
                 stack.enter_context(take_lock(directory, policy=lock))
-        found = stack.enter_context(Replay(directory) if fresh else replay(directory))
+        found, shortcut = (Replay(directory), None) if fresh else recover(directory)
+        stack.enter_context(found)
         earlier_segments = len(found.index.files)
-        plan = make_plan(
-            job,
-            table,
-            builder,
-            found.index,
-            wanted=wanted,
-            new_columns=columns.columns,
-            # Whoever only reads shows what was shared; a run is what may be refused.
-            dedupe=Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe,
-            watch=watch,
-        )
+        made_of = None if builder.reads_files else parts_of_plan(job, input_identity, dedupe)
+        plan = None if watch else known_plan(shortcut, made_of)
+        if plan is None:
+            plan = make_plan(
+                job,
+                table,
+                builder,
+                found.index,
+                wanted=wanted,
+                new_columns=columns.columns,
+                # Whoever only reads shows what was shared; a run is what may be refused.
+                dedupe=Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe,
+                watch=watch,
+            )
+        else:
+            check_new_columns(job, plan.columns, columns.columns)
+            plan.choose(found.index, wanted)
         prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
         work = Work(
             job=job,
@@ -133,10 +161,13 @@ def open_work(
             dedupe=dedupe,
             same_prompt=_same_prompt(job, directory),
             earlier_segments=earlier_segments,
+            shortcut=shortcut,
+            plan_made_of=made_of,
             run_id=_new_run_id(started_at),
             started_at=started_at,
             input_identity=input_identity,
         )
+        keep_changed_rows(work, fingerprint=fingerprint(job), said=False if fresh else keep)
         _warn(work)
         yield work
 
@@ -148,13 +179,14 @@ def open_input(job: JobSpec) -> Table:
         format=None if declared is InputFormat.AUTO else Format(declared),
         encoding=job.input.encoding,
         delimiter=job.input.delimiter,
+        place=job.place("input.path"),
     )
 
 
 def check_output(job: JobSpec, table: Table) -> None:
     """Raise UsageError when writing the output there would harm something, or cannot work."""
     path = job.output_path
-    place = f"{job.origin}: output.path"
+    place = job.place("output.path")
     check_target(path, table, place=place)
     if path.exists() and not _is_ours(job):
         raise JobError(
@@ -232,25 +264,21 @@ def manifest_of(work: Work) -> Manifest:
         input={"files": work.input_identity, "rows": work.plan.rows},
         extra={
             "dedupe": work.dedupe,
+            KEPT: work.kept,
             # What the calls cost must be known without the job file, too.
             "prices": {model: asdict(price) for model, price in job.prices.items()},
             "base_url": job.endpoint.base_url,
             "service_tier": job.request.get("service_tier"),
+            MARK: _outset(work).to_json(),
         },
     )
 
 
-def identity_of(files: Iterable[Path]) -> list[list[Any]]:
-    """What changes when somebody writes to one of the files; an empty member for one that is gone."""
-    identity: list[list[Any]] = []
-    for file in files:
-        try:
-            found = file.stat()
-        except OSError:
-            identity.append([])
-        else:
-            identity.append([str(file), found.st_size, found.st_mtime_ns, found.st_ino])
-    return identity
+def _outset(work: Work) -> Outset:
+    """Taken once: from the first call on, the index knows results of this run."""
+    if work.outset is None:
+        work.outset = outset_of(work.plan, work.replay.index, run_id=work.run_id)
+    return work.outset
 
 
 def _delimiter_hint(header: Sequence[str]) -> str:
@@ -288,7 +316,7 @@ def _place_is_usable(job: JobSpec) -> Iterator[None]:
     folder = job.output_path.parent
     if not os.access(folder, os.W_OK):
         raise UsageError(
-            f"{job.origin}: output.path: nothing can be written to {str(folder)!r}",
+            f"{job.place('output.path')}: nothing can be written to {str(folder)!r}",
             hint="choose another output.path, or change the folder's permissions",
         )
 

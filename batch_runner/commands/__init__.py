@@ -49,6 +49,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
             log_file=arguments.log_file,
             log_format=logs.LogFormat(arguments.log_format),
         )
+        for note in arguments.notes:
+            log.warning("note: %s", note, extra={"event": "note"})
         code = _COMMANDS[arguments.command](arguments)
     except LockedError as error:
         if getattr(arguments, "if_locked", "fail") == LockPolicy.SKIP:

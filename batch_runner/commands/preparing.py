@@ -2,32 +2,56 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
 from batch_runner.commands.described import described_job
 from batch_runner.commands.stdout import print_json, print_lines
-from batch_runner.errors import ExitCode, UsageError
+from batch_runner.errors import ExitCode, StorageError, UsageError
 
 
 log = logging.getLogger("batch_runner")
 
 
 def init(arguments: argparse.Namespace) -> int:
+    from batch_runner.remedy import command
     from batch_runner.starter import redirected_to, starter_job
 
+    source = Path(arguments.file)
     target = Path(arguments.output) if arguments.output else redirected_to(sys.stdout)
-    text = starter_job(Path(arguments.file), folder=target.parent if target else None)
+    text = starter_job(source, folder=target.parent if target else None)
     if arguments.output is None:
         print(text, end="")
+        if target is not None:
+            log.info("next: %s", command("check", shlex.quote(_as_typed(target))))
         return ExitCode.DONE
     target = Path(arguments.output)
-    if target.exists() and not arguments.yes:
-        raise UsageError(f"{target} exists", hint="--yes replaces it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
-    log.info("wrote %s; next: batch-runner check %s", target, target)
+    _write_job(target, text, source=source, may_replace=arguments.yes)
+    log.info("wrote %s; next: %s", target, command("check", shlex.quote(str(target))))
     return ExitCode.DONE
+
+
+def _write_job(target: Path, text: str, *, source: Path, may_replace: bool) -> None:
+    from batch_runner.atomic import publish
+
+    if target.is_dir():
+        raise UsageError(f"init -o: {str(target)!r} is a directory", hint="name a file in it")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"init -o: {str(target)!r} is the data file", hint="name another file")
+    if target.exists() and not may_replace:
+        raise UsageError(f"init -o: {str(target)!r} exists", hint="--yes replaces it")
+    try:
+        with publish(target) as file:
+            file.write(text.encode())
+    except StorageError as error:
+        raise UsageError(f"init -o: {error}", hint=error.hint) from None
+
+
+def _as_typed(file: Path) -> str:
+    """Short where the file lies below the current folder, whole elsewhere."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def check(arguments: argparse.Namespace) -> int:

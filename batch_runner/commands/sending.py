@@ -7,7 +7,7 @@ from batch_runner import logs
 from batch_runner.commands.described import described_job
 from batch_runner.commands.stdout import print_json
 from batch_runner.errors import UsageError
-from batch_runner.journal import Entry, LockPolicy
+from batch_runner.journal import LockPolicy
 from batch_runner.plan import Dedupe, Wanted, unfinished
 from batch_runner.progress import ProgressStyle
 from batch_runner.records import ErrorCode, RowStatus
@@ -30,10 +30,10 @@ def _failed_rows(arguments: argparse.Namespace) -> Wanted:
     only = _codes(arguments.only) if arguments.only else None
     statuses = {RowStatus.FAILED, *(RowStatus(name) for name in arguments.include)}
 
-    def wanted(entry: Entry | None) -> bool:
-        if entry is None or entry.status not in statuses:
+    def wanted(status: RowStatus, code: str | None) -> bool:
+        if status not in statuses:
             return False
-        return only is None or entry.code in only or entry.status is not RowStatus.FAILED
+        return only is None or code in only or status is not RowStatus.FAILED
 
     return wanted
 

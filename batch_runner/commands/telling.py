@@ -5,10 +5,15 @@ import logging
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json, print_lines
 from batch_runner.errors import ExitCode, UsageError
+
+
+if TYPE_CHECKING:
+    from batch_runner.run_place import RunPlace
 
 
 log = logging.getLogger("batch_runner")
@@ -17,18 +22,32 @@ log = logging.getLogger("batch_runner")
 def status(arguments: argparse.Namespace) -> int:
     from batch_runner.status import drawn, follow, read_status
 
-    with described_job(arguments) as job:
-        if arguments.watch and not arguments.json:
-            columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            for text in drawn(follow(job), columns=columns):
-                print(text, flush=True)
-            return ExitCode.DONE
-        status = read_status(job)
+    place = _place(arguments)
+    if arguments.watch and not arguments.json:
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for text in drawn(follow(place), columns=columns):
+            print(text, flush=True)
+        return ExitCode.DONE
+    status = read_status(place)
     if arguments.json:
         print_json(status.to_json())
     else:
         print_lines(status.lines())
     return ExitCode.DONE
+
+
+def _place(arguments: argparse.Namespace) -> "RunPlace":
+    """The run directory of the job that is described, or of the output that stands in its place."""
+    from batch_runner.run_place import place_named, place_of_job
+
+    if arguments.job is not None and (place := place_named(arguments.job)) is not None:
+        return place
+    if arguments.job is None and arguments.output and Path(f"{arguments.output}.run").is_dir():
+        place = place_named(arguments.output)
+        if place is not None:
+            return place
+    with described_job(arguments) as job:
+        return place_of_job(job)
 
 
 def report(arguments: argparse.Namespace) -> int:

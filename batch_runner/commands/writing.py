@@ -4,7 +4,12 @@ import argparse
 import logging
 from pathlib import Path
 
-from batch_runner.changes import check_nothing_vanishes, find_changes
+from batch_runner.changes import (
+    TO_LOSE,
+    check_journal_is_there,
+    check_nothing_vanishes,
+    find_changes,
+)
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
 from batch_runner.errors import ExitCode, UsageError
@@ -24,6 +29,7 @@ def export(arguments: argparse.Namespace) -> int:
         path = target or job.output_path
         check_target(path, work.table, place="-o")
         if path == job.output_path:
+            check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
             claim_output(work)
         if arguments.command == "reparse":
             from batch_runner.reparse import reparse

@@ -6,13 +6,15 @@
     writer.py     the running process writes  sync.py     written becomes durable
     replay.py     the next one reads          reserve.py  space for when the disk is full
     verify.py     and anyone checks           scan.py     a file as found, damage and all
-                                              index.py    key to the result that counts
+    packed.py     what a later run may skip
+    growth.py     somebody else's, as it grows   index.py    key to the result that counts
 
 A process writes only to segments it made itself, and nothing is ever repaired: reading copes.
 """
 
 from batch_runner.job import Durability
 from batch_runner.journal.directory import RunDirectory
+from batch_runner.journal.growth import Growth
 from batch_runner.journal.index import Entry, Index
 from batch_runner.journal.lock import Holder, Lock, LockPolicy, is_locked, take_lock
 from batch_runner.journal.manifest import (
@@ -21,8 +23,9 @@ from batch_runner.journal.manifest import (
     read_manifest,
     write_manifest,
 )
+from batch_runner.journal.packed import Packed, read_packed, write_packed
 from batch_runner.journal.record import Intent
-from batch_runner.journal.replay import PastRun, Replay, replay
+from batch_runner.journal.replay import Known, PastRun, Replay, replay
 from batch_runner.journal.scan import Damage, DamageKind
 from batch_runner.journal.verify import VerifyReport, verify
 from batch_runner.journal.writer import Journal
@@ -34,21 +37,26 @@ __all__ = [
     "DamagedManifest",
     "Durability",
     "Entry",
+    "Growth",
     "Holder",
     "Index",
     "Intent",
     "Journal",
+    "Known",
     "Lock",
     "LockPolicy",
     "Manifest",
+    "Packed",
     "PastRun",
     "Replay",
     "RunDirectory",
     "VerifyReport",
     "is_locked",
     "read_manifest",
+    "read_packed",
     "replay",
     "take_lock",
     "verify",
     "write_manifest",
+    "write_packed",
 ]

@@ -20,6 +20,7 @@ class RunDirectory:
         self.segments = path / "journal"
         """Folder of the segments."""
         self.reserve = path / "reserve"
+        self.shortcut = path / "shortcut"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"

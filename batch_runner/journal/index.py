@@ -6,9 +6,13 @@ choose the slot. numpy would not pay: rows come one at a time.
 """
 
 from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from sys import byteorder
+from typing import Self
 
+from batch_runner.journal.packed import Packed
 from batch_runner.records import KEY_BYTES, RowStatus
 
 
@@ -95,6 +99,24 @@ class Index:
             length=shape & _LENGTH_MASK,
         )
 
+    def endings(self, numbers: Iterable[int]) -> Counter[tuple[RowStatus, str | None]]:
+        """How these entries ended, counted; those without a result are pending."""
+        shapes = self._shapes
+        found = Counter(shapes[number] >> _LENGTH_BITS for number in numbers)
+        return Counter({self._endings[ending]: count for ending, count in found.items()})
+
+    def ending_of(self, number: int) -> int:
+        """The number of an entry's ending: see `ending` and `named`."""
+        return self._shapes[number] >> _LENGTH_BITS
+
+    @property
+    def known_endings(self) -> Sequence[tuple[RowStatus, str | None]]:
+        """By number; PENDING for entries without a result comes first."""
+        return self._endings
+
+    def named(self, ending: int) -> tuple[RowStatus, str | None]:
+        return self._endings[ending]
+
     def find(self, key: bytes) -> Entry | None:
         number = self.number(key)
         return None if number is None else self.entry(number)
@@ -121,6 +143,31 @@ class Index:
             self._places[number] = file << _OFFSET_BITS | offset
             self._shapes[number] = ending << _LENGTH_BITS | length
         return number
+
+    def packed(self) -> Packed:
+        """All of it, for `unpacked`."""
+        return Packed(
+            facts={"files": self.files, "endings": self._endings[1:]},
+            arrays={
+                "keys": array("B", self._keys),
+                "places": self._places,
+                "shapes": self._shapes,
+                "table": self._table,
+            },
+        )
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> Self:
+        """The index that was packed, with the same entry numbers."""
+        index = cls()
+        index.files = list(packed.facts["files"])
+        for status, code in packed.facts["endings"]:
+            index.ending(RowStatus(status), code)
+        arrays = packed.arrays
+        index._keys = bytearray(arrays["keys"])
+        index._places, index._shapes = arrays["places"], arrays["shapes"]
+        index._table = arrays["table"]
+        return index
 
     def _slot(self, key: bytes) -> int:
         """Where the table holds the key's entry, or would."""

@@ -3,11 +3,12 @@
 import os
 from binascii import unhexlify
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
-from batch_runner.disk import REAL_DISK, Disk, explained
+from batch_runner.disk import REAL_DISK, Disk, storage_error
 from batch_runner.journal import line, record
 from batch_runner.journal.directory import RunDirectory
 from batch_runner.journal.index import Entry, Index
@@ -23,7 +24,14 @@ from batch_runner.journal.record import (
     Header,
     Intent,
 )
-from batch_runner.journal.scan import Damage, Line, Segment, header_of, read_journal
+from batch_runner.journal.scan import (
+    Damage,
+    Line,
+    Segment,
+    find_segments,
+    header_of,
+    read_journal,
+)
 from batch_runner.records import Pending, RowResult
 
 
@@ -43,6 +51,28 @@ class PastRun:
     """It stopped in order. False also for one that is still going on."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What an earlier process had read of a journal that has only grown since."""
+
+    index: Index
+    unknown: tuple[Intent, ...]
+    runs: tuple[PastRun, ...]
+
+    def is_continued_by(self, segments: Collection[Segment]) -> bool:
+        """Whether those beyond it are new ones, written by others. A copy or a stray file is not."""
+        names = set(self.index.files)
+        run_ids = {run.run_id for run in self.runs}
+        last = max((s.number for s in segments if s.path.name in names), default=-1)
+        return all(
+            s.header is not None
+            and s.number == s.header.segment > last
+            and s.header.run_id not in run_ids
+            for s in segments
+            if s.path.name not in names
+        )
+
+
 class Replay:
     """What earlier runs left: which rows ended and how, what was in flight, what is damaged.
 
@@ -58,6 +88,8 @@ class Replay:
         """By key: background responses that may still be asked for; also among `unknown`."""
         self.runs: tuple[PastRun, ...] = ()
         """Oldest first."""
+        self.files_known = 0
+        """How many of `index.files` this process did not need to read."""
         self._directory = directory
         self._disk = disk
         self._run_ids: dict[int, str | None] = {}
@@ -69,24 +101,29 @@ class Replay:
 
     def load(self, entry: Entry) -> RowResult | None:
         """The whole result, checked again; None when the disk no longer holds it intact."""
-        path = self._directory.segments / self.index.files[entry.file]
-        with explained("read", path):
-            try:
-                data = self._disk.pread(self._descriptor(entry.file), entry.length, entry.offset)
-            except FileNotFoundError:
-                return None
+        try:
+            data = self._disk.pread(self._descriptor(entry.file), entry.length, entry.offset)
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise storage_error("read", self._path(entry.file), problem) from problem
         expected = RESULT + self.index.key(entry.number).hex().encode()
         if not (data.startswith(expected) and line.is_intact(data)):
             return None
-        return replace(record.read_result(data), run_id=self._run_id(entry.file))
+        return record.read_result(data, run_id=self._run_id(entry.file))
 
-    def results(self) -> Iterator[RowResult]:
-        """Every result in the order it was written, superseded ones too: they were paid for."""
+    def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:
+        """Every result in the order it was written, superseded ones too: they were paid for.
+
+        Of the segments named `files` only, if that is given.
+        """
         for segment, lines in read_journal(self._directory, damage=[], disk=self._disk):
+            if files is not None and segment.path.name not in files:
+                continue
             run_id = segment.header.run_id if segment.header else None
             for _, data, is_copy in lines:
                 if data.startswith(RESULT) and not is_copy:
-                    yield replace(record.read_result(data), run_id=run_id)
+                    yield record.read_result(data, run_id=run_id)
 
     def close(self) -> None:
         while self._open:
@@ -98,11 +135,13 @@ class Replay:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _path(self, file: int) -> Path:
+        return self._directory.segments / self.index.files[file]
+
     def _run_id(self, file: int) -> str | None:
         """The run that wrote a segment."""
         if file not in self._run_ids:
-            path = self._directory.segments / self.index.files[file]
-            header = header_of(path, disk=self._disk)
+            header = header_of(self._path(file), disk=self._disk)
             self._run_ids[file] = header.run_id if header else None
         return self._run_ids[file]
 
@@ -112,22 +151,29 @@ class Replay:
         if found is None:
             if len(self._open) >= _OPEN_FILES:
                 self._disk.close(self._open.popitem(last=False)[1])
-            path = self._directory.segments / self.index.files[file]
-            found = self._open[file] = self._disk.open(path, os.O_RDONLY)
+            found = self._open[file] = self._disk.open(self._path(file), os.O_RDONLY)
         self._open.move_to_end(file)
         return found
 
 
-def replay(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> Replay:
+def replay(
+    directory: RunDirectory, *, disk: Disk = REAL_DISK, known: Known | None = None
+) -> Replay:
     """Everything the journal tells, read once from its first byte to its last; nothing is written.
 
-    Costs about 3 microseconds of CPU a line of 1 KB and 38 to 45 bytes of memory a finished row.
+    Segments of which everything is `known` are not read. Costs about 3 microseconds of CPU a line of 1 KB and 38 to 45 bytes of memory a finished row.
     Raises StorageError for a file that cannot be read, UsageError for a later format.
     """
     found = Replay(directory, disk=disk)
+    if known is not None and known.is_continued_by(find_segments(directory, disk=disk)):
+        found.index, found.unknown, found.runs = known.index, known.unknown, known.runs
+        found.files_known = len(known.index.files)
+    read_before = set(found.index.files)
     flights = _Flights()
     writers: dict[object, Header] = {}
     for segment, lines in read_journal(directory, damage=found.damage, disk=disk):
+        if segment.path.name in read_before:
+            continue
         flights.enter(segment)
         if segment.header:
             writers.setdefault(segment.writer, segment.header)
@@ -135,11 +181,11 @@ def replay(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> Replay:
     flights.land()
     lost = (*flights.lost, *flights.waiting.values())
     run_ids = {writer: header.run_id for writer, header in writers.items()}
-    found.unknown = tuple(
+    found.unknown += tuple(
         replace(record.read_intent(intent), run_id=run_ids.get(writer)) for writer, intent in lost
     )
     found.pending = flights.pending()
-    found.runs = tuple(
+    found.runs += tuple(
         _past_run(header, writer in flights.ended) for writer, header in writers.items()
     )
     return found

@@ -142,12 +142,20 @@ def read_journal(
 
 
 def read_lines(
-    path: Path, *, numbers: Numbers, damage: list[Damage], disk: Disk = REAL_DISK
+    path: Path,
+    *,
+    numbers: Numbers,
+    damage: list[Damage],
+    disk: Disk = REAL_DISK,
+    start: int = 0,
 ) -> Generator[Line, None, None]:
-    """Every line of the segment whose checksum holds, in file order; appends to `damage`."""
+    """Every line of the segment whose checksum holds, in file order; appends to `damage`.
+
+    From byte `start` on, where a line begins; `numbers` has seen those before it.
+    """
     bad_from: int | None = None
-    offset = 0
-    for data in chain.from_iterable(_pieces(disk, path)):
+    offset = start
+    for data in chain.from_iterable(_pieces(disk, path, start)):
         begin = offset
         offset += len(data) + 1
         if bad_from is None and is_line(data, numbers.next):
@@ -174,13 +182,19 @@ def read_lines(
         damage.append(_damage(path, bad_from, length, DamageKind.TORN, "the file ends in it"))
 
 
-def _pieces(disk: Disk, path: Path) -> Iterator[list[bytes]]:
+def _pieces(disk: Disk, path: Path, start: int) -> Iterator[list[bytes]]:
     """What lies between newlines. A piece longer than a chunk is read in ever larger steps."""
     with explained("read", path):
         fd = disk.open(path, os.O_RDONLY)
         try:
             rest = b""
-            while chunk := disk.read(fd, max(_CHUNK_BYTES, len(rest))):
+            position = start
+            while chunk := (
+                disk.pread(fd, max(_CHUNK_BYTES, len(rest)), position)
+                if start
+                else disk.read(fd, max(_CHUNK_BYTES, len(rest)))
+            ):
+                position += len(chunk)
                 pieces = (rest + chunk).split(b"\n")
                 rest = pieces.pop()
                 yield pieces

@@ -61,13 +61,15 @@ def open_table(
     format: Format | None = None,  # noqa: A002  the word that users know
     encoding: str = "utf-8",
     delimiter: str | None = None,
+    place: str = "",
 ) -> Table:
     """The files that paths and globs name, as one table. Headers and schemas have been read.
 
     `delimiter` None: a TAB for `.tsv`, else a comma. Encoding and delimiter mean nothing to
-    Parquet. Raises an InputError for files that are missing or do not fit together.
+    Parquet. Raises an InputError for files that are missing (which names `place`, where they were
+    asked for) or do not fit together.
     """
-    files = expand(paths)
+    files = expand(paths, place=place)
     match format or _common_format(files):
         case Format.CSV:
             return open_csv(files, encoding=encoding, delimiter=delimiter)

@@ -1,6 +1,7 @@
 """Files as bytes: globs, compression, end of input. Errors name the file."""
 
 import bz2
+import difflib
 import gzip
 import io
 import lzma
@@ -15,41 +16,71 @@ from batch_runner.errors import InputError
 
 
 BUFFER_BYTES = 1 << 18
+_NEAR = 0.7
+"""Likeness from which on a name is taken for a slip."""
 
 
-def expand(paths: Sequence[str | Path]) -> tuple[Path, ...]:
-    """The regular files that paths and globs name: the order given, each glob sorted."""
-    found = [file for path in paths for file in _matches(path)]
+def expand(paths: Sequence[str | Path], *, place: str = "") -> tuple[Path, ...]:
+    """The regular files that paths and globs name: the order given, each glob sorted.
+
+    `place` is where they were asked for; what is wrong with them is told with it.
+    """
+    before = f"{place}: " if place else ""
+    found = [file for path in paths for file in _matches(path, before)]
     if not found:
         raise InputError("no input file is named", hint="set input.path")
     if len(set(found)) < len(found):
         twice = next(file for file in found if found.count(file) > 1)
         raise InputError(
-            f"{twice}: named twice, so each of its rows would be sent twice",
+            f"{before}{twice}: named twice, so each of its rows would be sent twice",
             hint="name it once; globs may overlap",
         )
     return tuple(found)
 
 
-def _matches(path: str | Path) -> list[Path]:
+def _matches(path: str | Path, before: str) -> list[Path]:
     literal = Path(path)
     if literal.is_dir():
-        raise InputError(f"{path}: a directory, not a file", hint=f'name its files: "{path}/*"')
+        raise InputError(
+            f"{before}{path}: a directory, not a file", hint=f'name its files: "{path}/*"'
+        )
     if literal.is_file():
         return [literal]
     if literal.exists():
         raise InputError(
-            f"{path}: not a regular file, and the input is read twice",
+            f"{before}{path}: not a regular file, and the input is read twice",
             hint="save it to a file first",
         )
     if not has_magic(str(path)):
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{before}{path}: no such file", hint=_instead_of(literal))
     files = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207  Path.glob takes no absolute pattern
     if not files:
         raise InputError(
-            f"{path}: no file matches this pattern", hint="is the folder there, and filled?"
+            f"{before}{path}: no file matches this pattern", hint="is the folder there, and filled?"
         )
     return files
+
+
+def _instead_of(missing: Path) -> str:
+    """What may have been meant by the name of a file that is not there."""
+    folder = next(parent for parent in missing.absolute().parents if parent.is_dir())
+    if folder == missing.absolute().parent:
+        there = {file.name.lower(): file.name for file in _listed(folder) if file.is_file()}
+        if near := difflib.get_close_matches(missing.name.lower(), there, n=1, cutoff=_NEAR):
+            return f"did you mean {str(missing.with_name(there[near[0]]))!r}?"
+    here = Path.cwd() / missing.name
+    if here.is_file():
+        return f"{str(here)!r} is there; a path in a job file starts at the job file"
+    if folder != missing.absolute().parent:
+        return f"there is no folder {str(missing.absolute().parent)!r}"
+    return ""
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return [*folder.iterdir()]
+    except OSError:
+        return []
 
 
 @contextmanager

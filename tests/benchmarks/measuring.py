@@ -56,7 +56,7 @@ def measure(command: Sequence[str], *, cwd: Path) -> Figures:
     return Figures(
         wall_seconds=time.monotonic() - began,
         cpu_seconds=used.ru_utime + used.ru_stime,
-        peak_mb=used.ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024 * 1.024,
+        peak_mb=used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10),
         code=process.returncode,
     )
 

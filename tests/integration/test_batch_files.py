@@ -119,6 +119,8 @@ def test_a_custom_id_names_one_line(run, fault_server):
     ran = run()
     assert (ran.code, calls(fault_server)) == (2, 0)
     assert "in.jsonl:3: 'a' again" in ran.err
+    assert "hint: give each line a custom_id of its own" in ran.err
+    assert "column" not in ran.err
 
 
 def test_request_values_fill_the_gaps_of_a_line_and_never_replace_what_it_says(run, fault_server):

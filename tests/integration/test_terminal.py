@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import select
+import shlex
 import shutil
 import struct
 import subprocess
@@ -99,8 +100,8 @@ def test_one_line_moves_and_makes_way_for_the_summary(on_screen):
     assert screen.wait() == 0
     frames = [frame for frame in screen.text.split("\r") if "in flight" in frame]
     assert len(frames) >= 2
-    middle = frames[-2]
-    for word in ("/40 [", " left, ", "row/s", "$", "in flight", "tok/s"):
+    middle = next(frame for frame in frames if " left, " in frame)
+    for word in ("/40  ", "rows/s", "$", "in flight", "tok/s"):
         assert word in middle, middle
     assert max(len(frame.rstrip()) for frame in frames) <= 100
     end = screen.text[screen.text.rindex("in flight") :]
@@ -110,12 +111,14 @@ def test_one_line_moves_and_makes_way_for_the_summary(on_screen):
 
 def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(on_screen, fault_server):
     screen = on_screen()
-    screen.wait_for(r"\d/40 \[.*in flight")
+    screen.wait_for(r"\d/40  .*8 in flight")
     screen.press("\x03")
     assert screen.wait() == 130
     assert "finishing" in screen.text
+    assert re.search(r"\^C\r\x1b\[K", screen.text)  # what the terminal printed is wiped
     assert "once more to break them off" in screen.text
     assert "run again to go on" in screen.text
+    assert re.search(r"40 rows: \d+ ok, \d+ pending", screen.text)  # as the input stands
     assert "Traceback" not in screen.text
     sent = calls(fault_server)
     assert sent < 40
@@ -160,3 +163,59 @@ def test_completion_without_shtab_says_what_to_install(main_cli, monkeypatch):
     ran = main_cli("--print-completion", "bash")
     assert ran.code == 2
     assert "pip install shtab" in ran.err
+
+
+def run_job(cli, server, *more, command="run", rows=("one",)):
+    (cli.folder / "in.csv").write_text("\n".join(["body", *rows]) + "\n")
+    return cli(command, "-i", "in.csv", "-o", "out.csv", "-m", "m1", "-p", "{{ body }}",
+               "--base-url", server, *more)  # fmt: skip
+
+
+MIXED = ("one", "two", "[[fault:400]] three", "[[fault:content-filter]] four", "[[fault:500]] five")
+
+
+def test_an_endpoint_that_nobody_serves_is_told_within_seconds_and_with_the_reason(main_cli):
+    began = time.monotonic()
+    ran = run_job(main_cli, "http://127.0.0.1:9/v1", "--set", "retry.attempts=4",
+                  "--set", "retry.max_wait=2s")  # fmt: skip
+    assert ran.code == 3
+    assert time.monotonic() - began < 20
+    told = "no answer yet from http://127.0.0.1:9/v1: connection failed: Connection refused"
+    assert ran.err.count(told) == 1
+    assert ran.err.count("row 1: connection failed: Connection refused (127.0.0.1:9)") == 1
+
+
+def test_an_endpoint_that_answers_is_not_complained_of(main_cli, fault_server):
+    assert "no answer" not in run_job(main_cli, fault_server.url, rows=MIXED[:2]).err
+
+
+def test_rows_that_a_run_does_not_send_are_called_what_they_are(main_cli, fault_server):
+    attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
+    run_job(main_cli, fault_server.url, "-n", "4", *attempts, rows=MIXED)
+    again = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
+    assert "1 to send, 3 done before, 1 failed before (batch-runner retry sends them)" in again.err
+    retried = run_job(main_cli, fault_server.url, *attempts, command="retry", rows=MIXED)
+    assert "2 to send, 3 left alone" in retried.err
+    assert "done before" not in retried.err
+
+
+def test_the_command_shown_after_a_mixed_run_sends_all_that_is_wanting(main_cli, fault_server):
+    attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
+    ran = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
+    shown = re.search(r"-> batch-runner (retry .*)", ran.err)
+    assert "3 to send" in main_cli(*shlex.split(shown[1])).err
+
+
+def test_the_summary_shows_for_each_error_a_row_and_its_message(main_cli, fault_server):
+    attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
+    ran = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
+    assert "1 bad_request, such as row 3: HTTP 400" in ran.err
+    assert "1 server_error, such as row 5: HTTP 500" in ran.err
+    # A run that finds nothing to send remembers them from the export before.
+    assert (
+        run_job(main_cli, fault_server.url, *attempts, "--fail-on", "none", rows=MIXED[:4]).code
+        == 0
+    )
+    again = run_job(main_cli, fault_server.url, *attempts, rows=MIXED[:4])
+    assert "0 to send" in again.err
+    assert "such as row 3: HTTP 400" in again.err

@@ -62,8 +62,8 @@ def _digest(folder):
     """Of every byte of every file: histories that end alike have gone alike."""
     digest = blake2b(digest_size=8)
     for path in sorted(folder.rglob("*")):
-        # The lock names this process, the manifest the inodes of its files.
-        if path.is_file() and path.name not in ("lock", "manifest.json"):
+        # The lock names this process, the manifest and the shortcut the inodes of their files.
+        if path.is_file() and path.name not in ("lock", "manifest.json", "shortcut"):
             digest.update(f"{path}:".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -76,6 +76,11 @@ def test_what_is_rarely_meant_is_noted(job, main_cli):
     out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
     assert "nothing bounds the cost" in out
     assert "NO_SUCH_URL is not set" in out
+    mistyped = main_cli("check", "job.toml", MY_API_KEY=KEY, NO_SUCH_URL="https//host/5ecret").out
+    assert "NO_SUCH_URL holds no http(s) URL" in mistyped
+    assert "5ecret" not in mistyped
+    well = main_cli("check", "job.toml", MY_API_KEY=KEY, NO_SUCH_URL="https://host/5ecret").out
+    assert "ping_url_env" not in well
 
 
 def test_a_probe_shows_request_and_response_and_no_key(job, main_cli, fault_server):

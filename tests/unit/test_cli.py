@@ -1,5 +1,7 @@
 """Words in: suggestions for typing mistakes, the environment, and nothing secret repeated."""
 
+import re
+
 import pytest
 
 from batch_runner import cli
@@ -27,6 +29,31 @@ def test_a_typing_mistake_is_2_with_a_suggestion(main_cli, words, said):
     assert ran.code == 2
     assert said in ran.err
     assert ran.out == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["rnu"], ["run", "--modle"], ["run", "-n", "0"], ["frobnicate"], []]
+)
+def test_a_typing_mistake_is_told_in_two_lines_that_point_at_the_help(main_cli, words):
+    lines = main_cli(*words).err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("batch-runner")
+    assert re.fullmatch(r"batch-runner( run)? --help tells what it takes", lines[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-q", "run", "a.toml"], "options follow the command: batch-runner run -q"),
+        (["--model", "x", "run", "a.toml"], "options follow the command: batch-runner run --model"),
+        (["--versoin"], "no option --versoin (did you mean --version?)"),
+        (["frobnicate"], "no command 'frobnicate' (there are init, check, "),
+    ],
+)
+def test_what_stands_where_a_command_should_is_told(main_cli, words, said):
+    ran = main_cli(*words)
+    assert ran.code == 2
+    assert said in ran.err
 
 
 def test_flags_are_not_abbreviated(main_cli):
@@ -63,6 +90,21 @@ def test_a_wrong_variable_is_named(main_cli, name, value, said):
     ran = main_cli("run", **{f"BATCH_RUNNER_{name}": value})
     assert ran.code == 2
     assert said in ran.err
+
+
+def test_a_variable_without_effect_is_told_with_the_one_that_is_meant(main_cli, tmp_path):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    job = ["run", "-i", "in.csv", "-o", "o.csv", "-m", "m", "-p", "x", "--dry-run"]
+    said = main_cli(
+        *job, BATCH_RUNNER_MAX_COSTS="3", BATCH_RUNNER_SETTINGS="x", BATCH_RUNNER_YES="1",
+        BATCH_RUNNER_ZZZ="1", BATCH_RUNNER_SET="request.user=u", BATCH_RUNNER_COUNT="api",
+    ).err  # fmt: skip
+    assert "BATCH_RUNNER_MAX_COSTS has no effect: did you mean BATCH_RUNNER_MAX_COST?" in said
+    assert "BATCH_RUNNER_SETTINGS has no effect: did you mean BATCH_RUNNER_SET?" in said
+    assert "BATCH_RUNNER_YES has no effect: --yes must be typed" in said
+    assert "BATCH_RUNNER_ZZZ has no effect\n" in said
+    assert said.count("has no effect") == 4
+    assert main_cli(*job, "-q", BATCH_RUNNER_ZZZ="1").err == ""
 
 
 def test_a_variable_for_another_command_disturbs_nobody(main_cli):

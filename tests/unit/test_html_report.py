@@ -10,9 +10,11 @@ import pytest
 
 from batch_runner.asked import read_asked
 from batch_runner.findings import MOST_RANDOM, gather
-from batch_runner.html_report import render_report, write_report
+from batch_runner.html_report import no_repeats, render_report, write_report
 from batch_runner.jobfile import load_job
+from batch_runner.journal import Intent
 from batch_runner.progress import ProgressStyle
+from batch_runner.records import RowStatus
 from batch_runner.run_options import RunOptions
 from batch_runner.runner import run
 from batch_runner.standing import standing
@@ -179,6 +181,38 @@ def test_without_a_price_the_cost_is_unknown_and_never_zero(ran):
     assert "$0" not in words
 
 
+def test_a_free_model_whose_call_was_lost_is_not_called_known(ran):
+    def endpoint(request):
+        if "lost" in body_of(request):
+            raise httpx.ReadError("reset", request=request)
+        return answer("fine")
+
+    free = '[prices."m1"]\ninput = 0\noutput = 0\n'
+    never = "[retry]\nmaybe_billed_attempts = 0\n"
+    report = ran(["one", "lost"], endpoint, priced=False, extra=free + never)
+    assert report.summary.bill.at_least == report.summary.bill.at_most == 0
+    assert report.summary.bill.unknown_calls == 1
+    words = report.page.words
+    assert "nothing unknown" not in words
+    assert "all of it known" not in words
+    assert "$0. Not every call told all that it used, but none can have cost more." in words
+    assert "No call with a known cost cost anything." in words
+    assert "No call was repeated." in words
+
+
+def test_a_call_lost_in_a_crash_may_have_been_a_repeat(ran):
+    report = ran(["one"], lambda _: answer("fine"))
+    assert "No call was repeated." in report.page.words
+    findings = report.findings
+    lost = Intent(key=b"k" * 16, attempt=2, row=0, model="m1", request_bytes=9, max_output_tokens=5)
+    findings.add_lost_call(lost)
+    assert no_repeats(findings) == (
+        "No result took more than one call in its run; one call was in flight when a run died."
+    )
+    ran(["one", "two"], lambda _: answer("fine"))
+    assert "No call was repeated within a run." in ran(["one", "two"], None).page.words
+
+
 def test_redact_leaves_no_text_of_input_or_model(ran):
     def endpoint(request):
         return bad_request("PRIVATE-E") if "bad" in body_of(request) else answer("PRIVATE-A")
@@ -237,7 +271,10 @@ def test_a_row_that_failed_first_and_was_answered_later_is_no_error(ran):
     job = ran(["one"], None).job
     transport = httpx.MockTransport(lambda _: answer("fine"))
     options = RunOptions(
-        transport=transport, progress=ProgressStyle.OFF, handle_signals=False, wanted=bool
+        transport=transport,
+        progress=ProgressStyle.OFF,
+        handle_signals=False,
+        wanted=lambda status, _: status is RowStatus.FAILED,
     )
     run(job, options)
     report = ran(["one"], None)

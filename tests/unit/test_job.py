@@ -112,7 +112,7 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tables, words):
         ({"notify": {"prometheus_textfile": "x.txt"}}, ["prometheus_textfile", ".prom"]),
         ({"prompt": {"input": " "}}, ["prompt.input: ' '", "empty"]),
         ({"endpoint": {"stream": "yes"}}, ["endpoint.stream: 'yes'", "true or false"]),
-        ({"endpoint": {"headers": {"x": 1}}}, ["endpoint.headers", "table of texts"]),
+        ({"endpoint": {"headers": {"x": 1}}}, ["endpoint.headers", "must be text, in quotes"]),
         ({"limits": {"concurrency": 0}}, ["limits.concurrency: 0", '"4-200"']),
         ({"limits": {"concurrency": "9-3"}}, ["limits.concurrency: '9-3'"]),
         ({"limits": {"rpm": -1}}, ["limits.rpm: -1", "above zero"]),

@@ -1,5 +1,6 @@
 """Job files: what is laid over what, which folder a path means, and which key goes where."""
 
+import shlex
 from decimal import Decimal
 from pathlib import Path
 
@@ -103,12 +104,79 @@ def test_every_job_flag_has_its_environment_variable(load):
         ({"environment": {"BATCH_RUNNER_RPM": "fast"}}, "BATCH_RUNNER_RPM: limits.rpm: 'fast'"),
         ({"settings": ["limits.rpm=fast"]}, "--set: limits.rpm: 'fast'"),
         ({"text": TEXT + "[limits]\nrpm = 'fast'"}, "a.toml: limits.rpm: 'fast'"),
+        (
+            {"environment": {"BATCH_RUNNER_SET": "limits.rpm=fast"}},
+            "BATCH_RUNNER_SET: limits.rpm: 'f",
+        ),
+        ({"environment": {"BATCH_RUNNER_SET": "rpm"}}, "BATCH_RUNNER_SET 'rpm': must look like"),
+        ({"environment": {"OPENAI_BASE_URL": "foo"}}, "OPENAI_BASE_URL: endpoint.base_url: 'foo'"),
+        ({"settings": ["request.model.x=1"]}, "--set: request.model.x: request.model is a value"),
+        ({"settings": ["prices.m1.input=x"]}, "--set: prices.\"m1\".input: 'x' must be"),
+        ({"settings": ["limits.rmp=5"]}, "--set: limits.rmp: unknown key"),
+        ({"settings": ["foo.x=5"]}, "--set: [foo]: unknown table"),
+        (
+            {"settings": ["endpoint.headers.x=1"]},
+            "--set: endpoint.headers.x: (value not shown) must be text",
+        ),
+        (
+            {"settings": ["endpoint.headers.ok=a"], "text": TEXT + "[endpoint.headers]\nx = 1"},
+            "a.toml: endpoint.headers.x: (value not shown) must be text",
+        ),
+        ({"settings": ["json.schema_file=gone.json"]}, "--set: json.schema_file: "),
+        ({"settings": ["prompt.input_file=p.txt"]}, "--set: prompt: both input and"),
     ],
 )
 def test_a_wrong_value_is_traced_to_who_gave_it(load, how, said):
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(UsageError) as caught:
         load(**how)
     assert said in str(caught.value)
+
+
+def test_a_number_where_text_belongs_is_told_with_the_quotes_a_shell_needs(load):
+    with pytest.raises(JobError) as caught:
+        load(settings=["endpoint.headers.x=1"])
+    command = shlex.split(caught.value.hint.partition(": ")[2])
+    assert load(settings=command[1:]).endpoint.headers == {"x": "..."}
+
+
+def test_an_output_that_cannot_be_is_traced_to_who_gave_it(main_cli, tmp_path):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    (tmp_path / "theirs.csv").write_text("precious\n")
+    (tmp_path / "a.toml").write_text(TEXT)
+    url = "--base-url=http://127.0.0.1:9"
+    for options, environment, who in [
+        (["-o", "theirs.csv"], {}, "--output"),
+        (["--set", "output.path=theirs.csv"], {}, "--set"),
+        ([], {"BATCH_RUNNER_OUTPUT": "theirs.csv"}, "BATCH_RUNNER_OUTPUT"),
+        ([], {"BATCH_RUNNER_SET": "output.path=theirs.csv"}, "BATCH_RUNNER_SET"),
+    ]:
+        ran = main_cli("run", "a.toml", url, *options, **environment)
+        assert ran.code == 2
+        assert f"{who}: output.path: " in ran.err
+        assert "theirs.csv' exists and was not written by this job" in ran.err
+        assert "a.toml" not in ran.err
+
+
+def test_a_missing_column_is_traced_to_the_template_that_names_it(main_cli, tmp_path):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    (tmp_path / "a.toml").write_text(TEXT)
+    assert "a.toml: prompt.input: " not in main_cli("check", "a.toml", "-p", "{{ title }}").err
+    assert "--prompt: prompt.input: " in main_cli("check", "a.toml", "-p", "{{ title }}").err
+    (tmp_path / "a.toml").write_text(TEXT.replace("from-file", "{{ title }}"))
+    assert "a.toml: request.model: " in main_cli("check", "a.toml", "-p", "{{ body }}").err
+
+
+def test_a_variable_holds_settings_one_a_line_below_all_that_is_more_exact(load):
+    lines = "limits.rpm=5\n\n request.metadata = { a = 'b, c' }\nrequest.model=m1\n"
+    environment = {"BATCH_RUNNER_SET": lines}
+    job = load(environment=environment)
+    assert (job.limits.rpm, job.model) == (5, "m1")
+    assert job.request["metadata"] == {"a": "b, c"}
+    assert load(environment={**environment, "BATCH_RUNNER_MODEL": "m2"}).model == "m2"
+    assert load(environment=environment, settings=["request.model=m3"]).model == "m3"
+    with pytest.raises(UsageError) as caught:
+        load(environment={"BATCH_RUNNER_SET": "request.model=sk-abcdefghijklmnop"})
+    assert "abcdefgh" not in str(caught.value)
 
 
 def test_an_empty_variable_says_nothing(load):
@@ -231,6 +299,50 @@ def test_a_file_that_cannot_be_used_is_named_with_its_place(load, text, message)
     (load.folder / "jobs/bad.json").write_text("{")
     with pytest.raises(JobError, match=message):
         load(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "under", "hint"),
+    [
+        ("path = in.csv", "in.csv", "quotes"),
+        ("path 5", "5", ""),
+        ('\tpath = "C:\\data"', "ata", "single quotes"),
+        ("x" * 200 + " y", "y", ""),
+    ],
+)
+def test_what_is_no_toml_is_shown_with_a_caret_under_the_place(load, line, under, hint):
+    with pytest.raises(JobError) as caught:
+        load(f"[job]\n{line}\nname = 'x'\n")
+    _, shown, caret = str(caught.value).split("\n")
+    assert shown[caret.index("^") :].startswith(under)
+    assert hint in caught.value.hint
+    assert len(shown) < 150
+
+
+@pytest.mark.parametrize(
+    "line", ["api_key = hunter2", "x = sk-abcdefghijklmnop", "proxy = http://me:hunter2@proxy:1"]
+)
+def test_a_line_that_may_hold_a_key_is_not_shown(load, line):
+    with pytest.raises(JobError, match=r"not TOML.*line 2") as caught:
+        load(f"[endpoint]\n{line}\n")
+    assert "hunter2" not in str(caught.value)
+    assert "abcdefg" not in str(caught.value)
+
+
+def test_a_missing_input_is_told_with_its_place_and_what_may_be_meant(main_cli, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/articles.csv").write_text("body\none\n")
+    (tmp_path / "here.csv").write_text("body\none\n")
+    job = tmp_path / "jobs/a.toml"
+    job.write_text(TEXT.replace("in.csv", "artcles.csv"))
+    told = main_cli("check", "jobs/a.toml").err
+    assert f"jobs/a.toml: input.path: {tmp_path}/jobs/artcles.csv: no such file" in told
+    assert f"did you mean '{tmp_path}/jobs/articles.csv'?" in told
+    job.write_text(TEXT.replace("in.csv", "here.csv"))
+    told = main_cli("check", "jobs/a.toml").err
+    assert f"'{tmp_path}/here.csv' is there; a path in a job file starts at the job file" in told
+    assert "--input: input.path: " in main_cli("check", "jobs/a.toml", "-i", "gone.csv").err
+    assert f"no folder '{tmp_path}/x/y'" in main_cli("check", "jobs/a.toml", "-i", "x/y/z.csv").err
 
 
 def test_a_missing_job_file_is_named_with_one_that_is_there(load):

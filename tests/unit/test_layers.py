@@ -23,24 +23,24 @@ CORE = {
     "adaptive", "bill", "breaker", "budget", "columns", "concurrency", "course", "errors",
     "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters", "price_list",
     "pricing", "printable", "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
-    "summary", "tally", "template_values", "timeline", "values",
+    "summary", "tally", "template_values", "timeline", "trouble", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
 
 EDGE = {
     "atomic", "attachments", "client", "disk", "endpoint_count", "exchange", "expectation",
     "faultserver", "jobfile", "journal", "judging", "limiter", "local", "logs", "notify",
-    "progress", "signals", "tables", "tokens", "transport",
+    "open_files", "progress", "signals", "tables", "tokens", "transport",
 }  # fmt: skip
 """One kind of I/O each."""
 
 FLOW = {
     "__init__", "__main__", "announce", "asked", "batch_answers", "batch_files", "batch_report",
-    "changes", "charts", "check", "cli", "commands", "conclusion", "costs", "costs_report",
-    "dispatch", "estimate_report", "estimating", "export", "findings", "frame", "freshness",
-    "html_report", "money_view", "pipeline", "plan", "remedy", "reparse", "report", "results",
-    "run_options", "run_view", "runner", "spending", "standing", "starter", "status", "survey",
-    "work",
+    "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
+    "costs_report", "dispatch", "estimate_report", "estimating", "export", "findings", "frame",
+    "freshness", "gauge", "html_report", "keeping", "money_view", "outset", "pipeline", "plan",
+    "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view", "runner",
+    "shortcut", "spending", "standing", "starter", "status", "survey", "work",
 }  # fmt: skip
 """What puts them together."""
 

@@ -102,7 +102,7 @@ def test_nobody_listening_is_a_warning_without_the_url(listener, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    "url", ["", "   ", "5ecret", "ftp://host/5ecret", "http://", "http://[5ecret/", "http://h\n5ecret"]
+    "url", ["5ecret", "https//host/5ecret", "htps://host/5ecret", "ftp://host/5ecret", "http://", "http://[5ecret/", "http://h\n5ecret"]
 )  # fmt: skip
 def test_a_url_that_is_none_is_a_warning_that_does_not_show_it(url, monkeypatch, caplog):
     monkeypatch.setenv("PING_URL", url)
@@ -114,9 +114,16 @@ def test_a_url_that_is_none_is_a_warning_that_does_not_show_it(url, monkeypatch,
     assert "5ecret" not in caplog.text
 
 
-def test_a_variable_that_is_not_set_is_a_warning(monkeypatch, caplog):
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_variable_that_is_not_set_is_no_news_but_for_those_who_look(value, monkeypatch, caplog):
     monkeypatch.delenv("PING_URL", raising=False)
-    Ping("PING_URL", log=logging.getLogger("test")).end(news())
+    if value is not None:
+        monkeypatch.setenv("PING_URL", value)
+    with caplog.at_level(logging.INFO):
+        Ping("PING_URL", log=logging.getLogger("test")).end(news())
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG):
+        Ping("PING_URL", log=logging.getLogger("test")).end(news())
     assert "PING_URL is not set" in caplog.text
 
 

@@ -90,7 +90,7 @@ def test_failures_that_may_pass_are_planned_again_and_others_wait_for_retry(plan
     work.write("timeout x", "bad_request x", "ok")
     work.sent()
     assert work.sent() == ["timeout x"]
-    work.plan(wanted=lambda entry: entry is not None and entry.status is RowStatus.FAILED)
+    work.plan(wanted=lambda status, code: status is RowStatus.FAILED)
     assert [json.loads(r.body)["input"] for r in work.requests()] == ["timeout x", "bad_request x"]
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import sys
 from dataclasses import replace
@@ -108,37 +109,82 @@ def test_after_a_sleep_of_the_machine_heartbeats_do_not_pile_up(caplog):
     assert len(caplog.records) == 1
 
 
-def drawn(width):
-    terminal = Terminal()
-    bar = Bar(SNAPSHOT, stream=terminal)
-    bar._bar.dynamic_ncols = None
-    bar._bar.ncols = width
-    bar.show(replace(SNAPSHOT, done=5000))
-    return bar, terminal
+@pytest.fixture
+def drawn(monkeypatch):
+    """A bar on a terminal of so many columns that has shown these snapshots, and all its frames."""
+
+    def drawn(width, *snapshots, first=SNAPSHOT):
+        size = os.terminal_size((width, 24))
+        monkeypatch.setattr("os.get_terminal_size", lambda _fd: size)
+        terminal = Terminal()
+        monkeypatch.setattr(terminal, "fileno", lambda: 2, raising=False)
+        bar = Bar(first, stream=terminal)
+        for snapshot in snapshots:
+            bar.show(snapshot)
+        frames = [frame.removesuffix(ERASE) for frame in terminal.getvalue().split("\r")[1:]]
+        bar.close(snapshots[-1] if snapshots else first)
+        return terminal, frames
+
+    return drawn
 
 
-def test_the_bar_is_one_line_that_is_gone_at_the_end():
-    bar, terminal = drawn(120)
+ERASE = "\x1b[K"
+LATER = replace(SNAPSHOT, done=5000)
+
+
+def test_the_bar_is_one_line_that_is_gone_at_the_end(drawn):
+    terminal, frames = drawn(120, LATER)
     assert "\n" not in terminal.getvalue()
-    line = terminal.getvalue().split("\r")[-1]
-    for words in ("5000/20000", "16 in flight", "19 failed", "18.2k tok/s", "$1.12"):
-        assert words in line
-    bar.close(SNAPSHOT)
-    assert not terminal.getvalue().split("\r")[-1].strip()
+    for words in ("5000/20000", "6m 06s left", "41.0 rows/s", "19 failed", "$1.12",
+                  "16 in flight", "18.2k tok/s"):  # fmt: skip
+        assert words in frames[-1]
+    assert terminal.getvalue().endswith((f"\r{ERASE}\r", f"\r{ERASE}"))
 
 
-@pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_the_bar_never_wraps(width):
-    bar, terminal = drawn(width)
-    assert all(len(frame.rstrip()) <= width for frame in terminal.getvalue().split("\r")[2:])
-    bar.close(SNAPSHOT)
+@pytest.mark.parametrize("width", [30, 50, 80, 200])
+def test_the_bar_never_wraps_and_leaves_room_for_a_ctrl_c(drawn, width):
+    _, frames = drawn(width, LATER)
+    assert all(len(frame) <= width - len("^C^C") for frame in frames)
 
 
-def test_the_bar_counts_back_when_rows_turn_out_to_be_fewer():
-    bar, terminal = drawn(100)
-    bar.show(replace(SNAPSHOT, done=4990))
+def test_a_narrow_terminal_keeps_what_matters_most_and_a_bar(drawn):
+    _, frames = drawn(50, LATER)
+    assert re.fullmatch(r" 25%\|.{8,}\| 5000/20000  6m 06s left", frames[-1])
+    _, frames = drawn(80, LATER)
+    assert re.fullmatch(
+        r" 25%\|.{8,}\| 5000/20000  6m 06s left, 41.0 rows/s, 19 failed, \$1.12", frames[-1]
+    )
+
+
+def test_what_is_not_known_at_the_start_is_not_shown(drawn):
+    start = replace(
+        SNAPSHOT, done=0, failed=0, cost=None, rows_per_second=0.0, tokens_per_second=0.0
+    )
+    _, frames = drawn(80, start, first=start)
+    assert not any("?" in frame for frame in frames)
+    assert frames[-1].endswith("0/20000  16 in flight")
+
+
+def test_each_frame_wipes_what_the_terminal_printed_behind_the_last_one(drawn):
+    terminal, _ = drawn(80, LATER)
+    written = terminal.getvalue().split("\r")[2:]
+    assert all(frame.endswith(ERASE) or not frame for frame in written)
+
+
+def test_a_terminal_that_knows_no_escapes_gets_none(drawn, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    terminal, _ = drawn(80, LATER)
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_slow_rows_are_counted_by_the_minute(drawn):
+    _, frames = drawn(100, replace(LATER, rows_per_second=0.2))
+    assert "12 rows/min" in frames[-1]
+
+
+def test_the_bar_counts_back_when_rows_turn_out_to_be_fewer(drawn):
+    terminal, _ = drawn(100, LATER, replace(SNAPSHOT, done=4990))
     assert re.search(r"4990/20000", terminal.getvalue())
-    bar.close(SNAPSHOT)
 
 
 def test_auto_is_a_bar_on_a_terminal_and_a_log_elsewhere(monkeypatch):

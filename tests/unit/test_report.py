@@ -4,6 +4,7 @@ from decimal import Decimal
 import pytest
 
 from batch_runner.bill import Bill, Tokens
+from batch_runner.cli import build_parser
 from batch_runner.errors import ExitCode
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.report import MOST_LINES, summary_lines
@@ -80,7 +81,7 @@ def test_rate_limited_rows_among_others_have_a_note_of_their_own():
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(RowStatus.INCOMPLETE, "max_output_tokens"), (RowStatus.REFUSED, "other:refusal")],
+    [(RowStatus.INCOMPLETE, "content_filter"), (RowStatus.REFUSED, "other:refusal")],
 )
 def test_rows_that_retry_leaves_alone_have_a_command_that_includes_them(status, code):
     told = line("failed", statuses=Counter({status: 2}), codes=Counter({code: 2}))
@@ -143,3 +144,89 @@ def test_a_quick_run_is_not_shown_as_nothing():
     assert "4ms" in told[0]
     assert "latency  p50 3ms" in told
     assert not any("0.0s" in one for one in told)
+
+
+def test_this_run_and_all_runs_are_told_apart_where_they_differ():
+    one = bill(calls=10, answered=10, answers=Decimal("0.25"), failures=Decimal(0), unknown=Counter(),
+               tokens=Tokens(input=500, output=100))  # fmt: skip
+    lines = summary_lines(summary(run_bill=one, sent=10, elapsed_seconds=2.0))
+    assert lines[0].endswith("   this run 10 rows in 2.0s, 5.0 rows/s")
+    assert lines[1:5] == [
+        "tokens   this run  in 500  out 100",
+        "         in all    in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)",
+        "cost     this run  $0.250 at list price",
+        (
+            "         in all    $8.43 at list price (+$0.110 failed attempts; "
+            "3 attempts of unknown billing, at most $0.0140)"
+        ),
+    ]
+    assert lines[5].startswith("latency  this run  p50")
+
+
+def test_a_run_that_sent_nothing_has_the_figures_of_all_runs_alone():
+    lines = summary_lines(summary(run_bill=Bill(), sent=0, latency_quantiles={}))
+    assert [one[:18] for one in lines[1:3]] == ["tokens   in all   ", "cost     in all   "]
+    assert "rows/s" not in lines[0]
+
+
+def test_tokens_that_nobody_reported_are_not_shown_as_zero():
+    lost = bill(calls=3, answered=0, tokens=Tokens(), answers=Decimal(0), failures=Decimal(0))
+    assert line("tokens", bill=lost, run_bill=lost) == "tokens   none reported"
+
+
+def test_cut_off_answers_are_not_counted_as_ok_ones_reused():
+    statuses = Counter({RowStatus.OK: 5, RowStatus.INCOMPLETE: 2})
+    told = summary_lines(summary(statuses=statuses, reused=7))[0]
+    assert "5 ok, 2 incomplete (7 answers reused)" in told
+    only_ok = summary_lines(summary(statuses=Counter({RowStatus.OK: 7}), reused=7))[0]
+    assert "7 ok (7 reused)" in only_ok
+
+
+def test_a_mix_of_failed_and_cut_off_rows_has_a_command_that_takes_both():
+    statuses = Counter({RowStatus.FAILED: 1, RowStatus.INCOMPLETE: 1, RowStatus.REFUSED: 1})
+    codes = Counter({"bad_request": 1, "max_output_tokens": 1, "other:refusal": 1})
+    told = line("failed", statuses=statuses, codes=codes)
+    assert told.endswith(
+        "batch-runner retry jobs/summarize_articles.toml --include incomplete --include refused "
+        "--set retry.on_incomplete=retry"
+    )
+    import shlex
+
+    words = shlex.split(told.partition("-> batch-runner ")[2])
+    assert build_parser().parse_args(words).include == ["incomplete", "refused"]
+
+
+def test_rows_that_retry_cannot_send_are_not_sent_there():
+    statuses = Counter({RowStatus.FAILED: 2})
+    told = line("failed", statuses=statuses, codes=Counter({"missing_value": 2}))
+    assert told.endswith("mend these cells, then batch-runner run jobs/summarize_articles.toml")
+
+
+EXAMPLES = {
+    "timeout": "row 3: no whole reply within endpoint.timeout (600 s)",
+    "content_filter": "row 8: cut off by the \x1b[31mcontent filter",
+}
+
+
+def test_each_error_has_an_example_and_what_helps():
+    lines = summary_lines(
+        summary(codes=Counter({"timeout": 3, "content_filter": 1}), examples=EXAMPLES)
+    )
+    at = next(n for n, one in enumerate(lines) if one.startswith("failed"))
+    assert lines[at + 1] == (
+        "         3 timeout, such as row 3: no whole reply within endpoint.timeout (600 s)  -> "
+        "batch-runner run jobs/summarize_articles.toml --set endpoint.timeout=20m"
+    )
+    assert "1 content_filter, such as row 8: cut off by the" in lines[at + 2]
+    assert "\x1b" not in lines[at + 2]
+
+
+def test_an_example_never_pushes_the_output_out():
+    lines = summary_lines(
+        summary(codes=Counter({"timeout": 3, "content_filter": 1}), examples=EXAMPLES,
+                warnings=["one", "two", "three"], stop_reason="limits.deadline", hint="run again",
+                run_bill=bill(calls=1))
+    )  # fmt: skip
+    assert len(lines) <= MOST_LINES
+    assert lines[-1].startswith("output")
+    assert any("such as row 3" in one for one in lines)

@@ -1,6 +1,7 @@
 """`init`: the job file it writes must work where it is put, whatever the columns are called."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -42,7 +43,7 @@ CSV = "article_id,title,body\n" + "".join(f"a-{n},Same,A longer text {n}\n" for 
 def test_the_job_file_passes_check_from_where_it_lies(started, tmp_path):
     job, text = started("articles.csv", CSV)
     assert job.input.path == (str(tmp_path / "data" / "articles.csv"),)
-    assert job.output_path == tmp_path / "out" / "articles_answers.csv"
+    assert job.output_path == tmp_path / "data" / "articles_answers.csv"
     assert tomllib.loads(text)["input"]["path"] == "../data/articles.csv"
     assert check(job).to_send == 3
 
@@ -60,7 +61,24 @@ def test_without_a_folder_paths_are_absolute(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(CSV)
     tables = tomllib.loads(starter_job(Path("a.csv")))
     assert tables["input"]["path"] == str(tmp_path / "a.csv")
-    assert tables["output"]["path"] == str(tmp_path / "out" / "a_answers.csv")
+    assert tables["output"]["path"] == str(tmp_path / "a_answers.csv")
+
+
+def test_the_output_lies_beside_the_input_wherever_init_was_typed(started, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a.csv").write_text(CSV)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = starter_job(Path("../a.csv"), folder=tmp_path / "elsewhere")
+    assert tomllib.loads(text)["output"]["path"] == "../a_answers.csv"
+    assert "[output]   # beside the input" in text
+
+
+def test_where_the_input_cannot_be_written_to_the_output_goes_beside_the_job(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text(CSV)
+    monkeypatch.setattr("batch_runner.starter.os.access", lambda *_: False)
+    text = starter_job(tmp_path / "a.csv", folder=tmp_path / "jobs")
+    assert tomllib.loads(text)["output"]["path"] == "a_answers.csv"
+    assert "cannot be written to" in text
 
 
 @pytest.mark.parametrize(
@@ -144,3 +162,36 @@ def test_init_writes_for_the_place_it_is_sent_to(main_cli, run_cli, tmp_path):
         assert tomllib.loads((tmp_path / "jobs/b.toml").read_text())["input"]["path"] == "../a.csv"
     printed = main_cli("init", "a.csv").out
     assert tomllib.loads(printed)["input"]["path"] == str(tmp_path / "a.csv")
+
+
+def test_the_next_command_can_be_typed_as_it_is_shown(main_cli, run_cli, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    key = {"OPENAI_API_KEY": "sk-of-a-test"}
+    said = main_cli("init", "a.csv", "-o", "my jobs/first job.toml").err
+    words = shlex.split(said.partition("next: ")[2])
+    assert words == ["batch-runner", "check", "my jobs/first job.toml"]
+    assert main_cli(*words[1:], **key).code == 0
+    with (tmp_path / "second job.toml").open("w") as stdout:
+        call = [sys.executable, "-m", "batch_runner", "init", "a.csv"]
+        ran = subprocess.run(
+            call, cwd=tmp_path, env=run_cli.environment, stdout=stdout, stderr=subprocess.PIPE,
+            text=True, check=True,
+        )  # fmt: skip
+    if sys.platform == "linux":
+        words = shlex.split(ran.stderr.partition("next: ")[2])
+        assert words == ["batch-runner", "check", "second job.toml"]
+        assert main_cli(*words[1:], **key).code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("a.csv", "is the data file"), (".", "is a directory"), ("a.csv/b.toml", "cannot write")],
+)
+def test_init_never_writes_over_the_data_and_is_no_bug_where_it_cannot_write(
+    main_cli, tmp_path, target, said
+):
+    (tmp_path / "a.csv").write_text(CSV)
+    ran = main_cli("init", "a.csv", "-o", target, "--yes")
+    assert ran.code == 2
+    assert said in ran.err
+    assert (tmp_path / "a.csv").read_text() == CSV

@@ -1,88 +1,315 @@
 """`status`: how far a job is, without disturbing it."""
 
 import json
+import os
 from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
-from batch_runner.jobfile import Overrides, load_job
-from batch_runner.journal import Holder, RunDirectory, take_lock
+from batch_runner.errors import UsageError
+from batch_runner.gauge import Gauge
+from batch_runner.jobfile import load_job
+from batch_runner.journal import Durability, Holder, Intent, Journal, RunDirectory, take_lock
 from batch_runner.journal.lock import LockPolicy
-from batch_runner.records import RowStatus
+from batch_runner.records import Billed, Completion, ErrorCode, Failure, RowResult, RowStatus, Usage
+from batch_runner.run_place import place_named, place_of_job
 from batch_runner.status import MOST_SHARE, Status, drawn, follow, read_status
 
 
+OK = (RowStatus.OK, None)
+PENDING = (RowStatus.PENDING, None)
+
+
 @pytest.fixture
-def job(tmp_path, fault_server, main_cli):
+def job(tmp_path, fault_server):
     (tmp_path / "in.csv").write_text("body\none\ntwo\n[[fault:400]] three\n")
-    flags = {
-        "input.path": str(tmp_path / "in.csv"), "output.path": str(tmp_path / "out.csv"),
-        "request.model": "m1", "prompt.input": "{{ body }}", "endpoint.base_url": fault_server.url,
-    }  # fmt: skip
-    return load_job(None, Overrides(flags=flags))
+    (tmp_path / "job.toml").write_text(
+        'input.path = "in.csv"\noutput.path = "out.csv"\nrequest.model = "m1"\n'
+        f'prompt.input = "{{{{ body }}}}"\nendpoint.base_url = "{fault_server.url}"\n'
+        "prices.m1 = { input = 1, output = 2 }\n"
+    )
+    return load_job(tmp_path / "job.toml")
 
 
-def run(main_cli, fault_server, *more):
-    return main_cli("run", "-i", "in.csv", "-o", "out.csv", "-m", "m1", "-p", "{{ body }}",
-                    "--base-url", fault_server.url, *more)  # fmt: skip
+@pytest.fixture
+def place(job):
+    return place_of_job(job)
 
 
-def test_before_the_first_run_nothing_is_known(job, tmp_path):
-    status = read_status(job)
-    assert (status.rows, status.holder, status.statuses.total()) == (None, None, 0)
-    assert "0 of unknown" in status.lines()[0]
+@pytest.fixture
+def run(main_cli, job):
+    def run(*more, command="run"):
+        return main_cli(command, "job.toml", *more)
+
+    return run
+
+
+def result(key, *, at=0.0, ending=None, run_id=None):
+    return RowResult(
+        key=key, row=0, ending=ending or Completion(text='says {"reply":{}}'), asked_model="m1", model="m1",
+        billed=(Billed(usage=Usage(input_tokens=100, output_tokens=10), model="m1",
+                       service_tier=None, at=at),),
+        finished_at=at, reply={"output": []}, run_id=run_id,
+    )  # fmt: skip
+
+
+def journal(job, run_id="another"):
+    directory = RunDirectory(job.run_path)
+    directory.create()
+    return Journal(directory, run_id=run_id, durability=Durability.OFF)
+
+
+def test_before_the_first_run_nothing_is_known(place, tmp_path):
+    status = read_status(place)
+    assert (status.rows, status.holder, status.finished) == (None, None, 0)
+    assert "no run has begun" in status.lines()[0]
     assert not (tmp_path / "out.csv.run").exists()
 
 
-def test_after_a_run_it_tells_how_rows_ended(job, main_cli, fault_server):
-    assert run(main_cli, fault_server, "-n", "2").code == 0
-    assert read_status(job).statuses == {RowStatus.OK: 2}
-    assert run(main_cli, fault_server).code == 3
-    status = read_status(job)
-    assert (status.rows, status.in_flight, status.damaged) == (3, 0, 0)
-    assert status.statuses == {RowStatus.OK: 2, RowStatus.FAILED: 1}
-    assert "3 of 3 rows have a result" in status.lines()[0]
-    assert status.lines()[1].strip() == "not running"
-    assert json.loads(json.dumps(status.to_json()))["statuses"] == {"ok": 2, "failed": 1}
+def test_after_a_run_it_tells_how_rows_ended_and_what_they_cost(place, run):
+    assert run("-n", "2").code == 0
+    status = read_status(place)
+    assert (status.endings, status.to_send) == ({OK: 2, PENDING: 1}, 1)
+    assert status.lines()[0].endswith("2 of 3 rows finished (67%), 1 to send")
+    assert run().code == 3
+    status = read_status(place)
+    assert (status.rows, status.finished, status.to_send, status.damaged) == (3, 3, 0, 0)
+    assert status.codes == {"bad_request": 1}
+    lines = "\n".join(status.lines())
+    for words in ("3 of 3 rows finished (100%)", "2 ok", "1 bad_request", "not running",
+                  "the last row ended", "tokens   in ", "cost     $0.0000"):  # fmt: skip
+        assert words in lines
+    told = json.loads(json.dumps(status.to_json()))
+    assert told["statuses"] == {"ok": 2, "failed": 1}
+    assert told["error_codes"] == {"bad_request": 1}
+    assert told["cost_usd"] > 0
 
 
-def test_it_sees_who_runs_the_job_and_leaves_the_lock_alone(job):
-    directory = RunDirectory(job.run_path)
+def test_results_whose_rows_have_left_the_input_are_no_progress(place, run, tmp_path):
+    run()
+    (tmp_path / "in.csv").write_text("body\nfour\ntwo\n")
+    assert "the input has changed" in "\n".join(read_status(place).lines())
+    run("--dry-run")
+    assert read_status(place).rows == 3  # a dry run leaves no trace
+    run("--on-change", "rerun")
+    status = read_status(place)
+    assert (status.rows, status.endings, status.input_changed) == (2, {OK: 2}, False)
+
+
+def test_a_run_without_rows_to_send_counts_the_input_anew(place, run, tmp_path):
+    run()
+    (tmp_path / "in.csv").write_text("body\ntwo\n")
+    run()
+    assert read_status(place).endings == {OK: 1}
+
+
+def test_rows_sent_again_by_retry_are_counted_once(place, run):
+    run()
+    run(command="retry")
+    status = read_status(place)
+    assert status.endings == {OK: 2, (RowStatus.FAILED, "bad_request"): 1}
+
+
+def test_rows_that_share_an_answer_are_told_apart(place, run, tmp_path):
+    (tmp_path / "in.csv").write_text("body\none\none\ntwo\n")
+    run("--dedupe")
+    status = read_status(place)
+    assert (status.rows, status.sharing, status.finished) == (3, 1, 2)
+    assert "2 of 2 rows finished" in status.lines()[0]
+    assert "1 that take the answer of an equal row" in "\n".join(status.lines())
+
+
+def test_failures_that_may_pass_are_to_send_once_nobody_runs(place, run, job):
+    run("-n", "1")
+    outset = Gauge(place)
+    outset.read()
+    key = b"k" * 16
+    with_trouble = Failure(code=ErrorCode.TIMEOUT, message="slow")
+    writer = journal(job, run_id=outset.outset.run_id)
+    writer.finish(result(key, ending=with_trouble))
+    writer.close(clean=True)
+    assert read_status(place).to_send == 2
+
+
+def test_a_manifest_without_counts_is_not_guessed_at(place, run):
+    run()
+    place.directory.manifest.unlink()
+    status = read_status(place)
+    assert (status.rows, status.to_send, status.finished) == (None, None, 3)
+    assert "how many rows the input has is not known" in status.lines()[0]
+
+
+def test_it_sees_who_runs_the_job_and_leaves_the_lock_alone(place):
+    directory = place.directory
     directory.create()
     with take_lock(directory, policy=LockPolicy.FAIL):
-        status = read_status(job)
+        status = read_status(place)
         assert status.holder is not None
-        assert "running: another run (pid" in status.lines()[1]
-    assert read_status(job).holder is None
+        assert f"running  pid {os.getpid()} on " in status.lines()[1]
+        assert "another run" not in "\n".join(status.lines())
+        directory.lock.write_text("")
+        assert "running  a run is going on" in "\n".join(read_status(place).lines())
+    assert read_status(place).holder is None
 
 
-def test_following_ends_with_the_run_and_tells_the_pace(job, monkeypatch):
-    states = iter(
-        Status(job="j", rows=100, statuses=Counter({RowStatus.OK: ok}), holder=holder)
-        for ok, holder in ((10, Holder(pid=1)), (30, Holder(pid=1)), (60, None))
-    )
+def test_calls_in_flight_are_told_from_those_that_a_killed_run_lost(place, job):
+    def announce(writer, key):
+        import anyio
+
+        anyio.run(writer.announce, Intent(key=key, attempt=1, row=0, model="m1",
+                                          request_bytes=1, max_output_tokens=1))  # fmt: skip
+
+    killed, gauge = journal(job), Gauge(place)
+    announce(killed, b"a" * 16)
+    gauge.read()
+    assert (gauge.in_flight, gauge.lost(is_running=True), gauge.lost(is_running=False)) == (1, 0, 1)
+    running = journal(job, run_id="next")
+    announce(running, b"b" * 16)
+    announce(running, b"c" * 16)
+    running.finish(result(b"c" * 16))
+    running.close(clean=False)
+    gauge.read()
+    assert (gauge.in_flight, gauge.lost(is_running=True)) == (1, 1)
+    assert gauge.ended_in_order is False
+    killed.close(clean=False)
+
+
+def test_the_pace_is_that_of_the_last_minute(place, run, job):
+    run("-n", "1")
+    gauge = Gauge(place)
+    gauge.read()
+    began = gauge.began_at
+    writer = journal(job, run_id=gauge.outset.run_id)
+    for second in range(120):
+        writer.finish(result(bytes([second]) * 16, at=began + second + 1))
+    writer.close(clean=True)
+    with take_lock(place.directory, policy=LockPolicy.FAIL):
+        status = read_status(place, wall_clock=lambda: began + 150.0)
+        assert status.rows_per_second == pytest.approx(0.5, abs=0.02)  # 30 in the last 60 s
+        assert status.now - status.last_row_at == 30.0
+        assert "the last row ended 30s ago" in "\n".join(status.lines())
+        late = read_status(place, wall_clock=lambda: began + 600.0)
+        assert late.rows_per_second == 0.0
+        assert late.eta_seconds is None
+        assert "no row in the last minute" in "\n".join(late.lines())
+    assert read_status(place).rows_per_second is None  # nobody runs it
+
+
+def test_what_is_left_at_this_pace_is_told():
+    status = Status(job="j", rows=100, endings=Counter({OK: 40, PENDING: 60}), to_send=60,
+                    holder=Holder(pid=7, host="h", started_at=0.0), rows_per_second=0.5,
+                    last_row_at=8.0, now=10.0, in_flight=3, cost=Decimal("1.5"))  # fmt: skip
+    lines = "\n".join(status.lines())
+    for words in ("40 of 100 rows finished (40%), 60 to send", "30.0 rows/min", "about 2m 00s left",
+                  "ended 2.0s ago", "3 in flight", "$1.50 so far", "pid 7 on h"):  # fmt: skip
+        assert words in lines
+    assert status.to_json()["eta_seconds"] == 120
+
+
+def test_what_has_been_read_is_not_read_again(place, job, monkeypatch):
+    writer, gauge = journal(job), Gauge(place)
+    parsed = []
+    monkeypatch.setattr("batch_runner.gauge.read_dues", _counting(parsed))
+    for number in range(3):
+        writer.finish(result(bytes([number]) * 16))
+    writer.close(clean=True)
+    gauge.read()
+    gauge.read()
+    later = journal(job, run_id="later")
+    later.finish(result(b"z" * 16))
+    later.close(clean=True)
+    gauge.read()
+    assert len(parsed) == 4
+    assert gauge.spent.tokens.input == 400
+
+
+def _counting(parsed):
+    from batch_runner.journal.record import read_dues
+
+    def counted(line):
+        parsed.append(line)
+        return read_dues(line)
+
+    return counted
+
+
+def test_a_journal_put_aside_by_fresh_is_read_from_its_beginning(place, run):
+    run()
+    gauge = Gauge(place)
+    gauge.read()
+    run("--fresh", "-n", "1")
+    gauge.read()
+    fresh = Gauge(place)
+    fresh.read()
+    assert gauge.endings == fresh.endings == {OK: 1, PENDING: 2}
+    assert gauge.spent.tokens == fresh.spent.tokens
+
+
+def test_following_ends_with_the_run(place, monkeypatch):
+    base = Status(job="j", rows=100)
+    states = iter([replace(base, holder=Holder(pid=1)), replace(base, holder=Holder(pid=1)), base])
     moments = iter([0.0, 1.0, 10.0, 10.5, 20.0])
     rests = []
-    monkeypatch.setattr("batch_runner.status.read_status", lambda _job: next(states))
-    seen = list(follow(job, clock=lambda: next(moments), sleep=rests.append))
-    assert [status.statuses.total() for status in seen] == [10, 30, 60]
-    assert [status.rows_per_second for status in seen] == [None, 2.0, 3.0]
+    monkeypatch.setattr("batch_runner.status.read_status", lambda _place, _gauge: next(states))
+    seen = list(follow(place, clock=lambda: next(moments), sleep=rests.append))
+    assert [status.holder is None for status in seen] == [False, False, True]
     assert rests == [MOST_SHARE * 1.0, MOST_SHARE * 0.5]  # never busier than a tenth of a core
 
 
 def test_on_a_terminal_a_status_takes_the_place_of_the_one_before():
-    first = Status(job="j", rows=2, statuses=Counter({RowStatus.OK: 1}))
+    first = Status(job="j", rows=2, endings=Counter({OK: 1}))
+    assert len(first.lines()) == 3
     screen = list(drawn([first, first], columns=80))
     assert screen[0] == "\n".join(first.lines())
     assert screen[1] == "\x1b[3A\x1b[J" + screen[0]
-    narrow = list(drawn([first, first], columns=20))  # the first line takes two
+    narrow = list(drawn([first, first], columns=25))  # the first line takes two
     assert narrow[1].startswith("\x1b[4A")
     assert "\x1b" not in "".join(drawn([first, first], columns=None))
+    hostile = replace(first, job="\x1b[31mred")
+    assert "\x1b" not in "".join(drawn([hostile], columns=80))
 
 
-def test_watch_over_a_job_that_nobody_runs_prints_once(job, main_cli, fault_server):
-    run(main_cli, fault_server)
-    ran = main_cli("status", "-i", "in.csv", "-o", "out.csv", "--set", "request.model=m1",
-                   "--set", "prompt.input={{ body }}", "--watch")  # fmt: skip
+def test_watch_over_a_job_that_nobody_runs_prints_once(run, main_cli):
+    run()
+    ran = main_cli("status", "job.toml", "--watch")
     assert ran.code == 0
-    assert ran.out.count("rows have a result") == 1
+    assert ran.out.count("rows finished") == 1
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.run", "out.csv.run/"])
+def test_the_output_or_its_run_folder_will_do_in_place_of_the_job(run, main_cli, tmp_path, name):
+    run()
+    (tmp_path / "out.csv").unlink()  # as it is during the first run
+    ran = main_cli("status", name)
+    assert (ran.code, ran.err) == (0, "")
+    assert "3 of 3 rows finished" in ran.out
+    assert "cost     $0.0000" in ran.out  # at the job's own prices
+    assert main_cli("status", "-o", "out.csv").out.splitlines()[0] == ran.out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("in.csv", "no run has written to 'in.csv'"),
+        ("gone.csv", "nor is there a file of that name"),
+        ("gone.csv.run", "no run has written"),
+        (".", "is no run directory"),
+        ("gone.toml", "no such job file"),
+    ],
+)
+def test_what_is_neither_job_nor_output_is_told(main_cli, tmp_path, name, said):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    ran = main_cli("status", name)
+    assert ran.code == 2
+    assert said in ran.err
+    assert ran.out == ""
+
+
+def test_a_job_file_is_no_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert place_named("job.toml") is None
+    assert place_named("job") is None
+    with pytest.raises(UsageError):
+        place_named("rows.parquet")

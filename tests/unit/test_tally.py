@@ -6,7 +6,7 @@ from batch_runner.bill import Biller
 from batch_runner.job import PriceSpec
 from batch_runner.pricing import PriceBook
 from batch_runner.records import Billed, Completion, Failure, RowResult, RowStatus, Usage
-from batch_runner.tally import LatencyHistogram, Rate, Tally
+from batch_runner.tally import MOST_EXAMPLES, Examples, LatencyHistogram, Rate, Tally
 
 
 def test_quantiles_are_right_to_five_per_cent():
@@ -48,3 +48,19 @@ def test_rows_are_counted_and_each_tells_what_it_alone_cost():
     assert tally.bill.listed == 2
     assert (tally.finished, tally.failed, tally.codes) == (3, 1, {"timeout": 1})
     assert tally.statuses == {RowStatus.OK: 2, RowStatus.FAILED: 1}
+
+
+def test_each_error_keeps_its_first_row_as_an_example():
+    tally = Tally(Biller(PriceBook({})))
+    for row, label in ((16, None), (17, "a-17")):
+        failure = Failure(code="timeout", message=f"too slow {row}")
+        tally.add(RowResult(key=bytes([row]) * 16, row=row, label=label, ending=failure))
+    assert tally.examples.told == {"timeout": "row 17: too slow 16"}
+
+
+def test_a_server_that_invents_codes_fills_no_memory_with_examples():
+    examples = Examples()
+    for number in range(MOST_EXAMPLES + 5):
+        examples.add(f"other:{number}", "moonlight", row=number, label="a")
+    assert len(examples.told) == MOST_EXAMPLES
+    assert examples.told["other:0"] == "a: moonlight"

@@ -96,3 +96,20 @@ def test_a_ca_file_that_cannot_be_read_is_named(tmp_path):
             open_transport("https://h/v1", proxy=None, ca_file=str(tmp_path / "none.pem"))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/", "connection failed: Connection refused (127.0.0.1:9)"),
+        ("http://nosuch.invalid/", "(nosuch.invalid:80)"),
+    ],
+)
+def test_who_cannot_be_reached_is_said_in_plain_words(url, said):
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientConnectorError) as raised:
+                await session.get(url)
+        return judge_exchange_error(raised.value)
+
+    assert said in asyncio.run(main()).failure.message

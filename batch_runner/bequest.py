@@ -1,0 +1,92 @@
+"""What a run leaves to the next one besides its journal: the shortcut, and the bill so far."""
+
+import json
+import logging
+from dataclasses import asdict
+from hashlib import blake2b
+from importlib.metadata import version
+
+from batch_runner import __version__
+from batch_runner.bill import Bill
+from batch_runner.dispatch import Dispatch
+from batch_runner.errors import StorageError
+from batch_runner.journal import Known, PastRun, RunDirectory
+from batch_runner.shortcut import KnownBill, KnownPlan, Shortcut, write_shortcut
+from batch_runner.work import Work, journal_settings
+
+
+log = logging.getLogger(__name__)
+
+
+def leave_plan(work: Work) -> None:
+    """Should this run be killed, the next one need not read input and journal again.
+
+    To be called before anything of the plan is changed.
+    """
+    taken = work.shortcut
+    if taken is None or taken.plan is None or taken.plan.plan is not work.plan:
+        replay = work.replay
+        known = Known(index=replay.index, unknown=replay.unknown, runs=replay.runs)
+        _leave(work, known, None if taken is None else taken.bill)
+
+
+def leave_all(work: Work, dispatch: Dispatch | None, results: Bill) -> None:
+    """After a run that ended in order: `results` is the bill of all rows that ever ended."""
+    if dispatch is not None and dispatch.has_queued:
+        return  # only reading the journal tells what may still be asked for
+    replay = work.replay
+    wrote = len(replay.index.files) > work.earlier_segments
+    runs = (*replay.runs, this_run(work)) if wrote else replay.runs
+    known = Known(index=replay.index, unknown=replay.unknown, runs=runs)
+    segments = len(replay.index.files)
+    taken = work.shortcut
+    if wrote or taken is None or taken.bill is None or taken.bill.segments != segments:
+        _leave(work, known, KnownBill(at_prices=_prices(work), segments=segments, bill=results))
+
+
+def bill_of_results(work: Work, dispatch: Dispatch | None) -> Bill:
+    """What the rows cost that ended in any run of this journal."""
+    bill, segments = Bill(), 0
+    known = None if work.shortcut is None else work.shortcut.bill
+    if known is not None and known.at_prices == _prices(work):
+        bill.merge(known.bill)
+        segments = known.segments
+    if unread := work.replay.index.files[segments : work.earlier_segments]:
+        for result in work.replay.results(unread):
+            bill.merge(work.biller.bill(result))
+    if dispatch is not None:
+        bill.merge(dispatch.tally.bill)
+    return bill
+
+
+def this_run(work: Work) -> PastRun:
+    """As the journal will tell of it from now on."""
+    return PastRun(
+        run_id=work.run_id,
+        started_at=work.started_at,
+        tool_version=__version__,
+        settings=journal_settings(work.job),
+        ended_cleanly=True,
+    )
+
+
+def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
+    """Never fails: nothing depends on it. Where the journal is unusual, nothing is left."""
+    directory = RunDirectory(work.job.run_path)
+    made_of = work.plan_made_of
+    plan = None if made_of is None else KnownPlan(made_of=made_of, plan=work.plan)
+    try:
+        if work.replay.pending or any(not place.is_expected for place in work.replay.damage):
+            directory.shortcut.unlink(missing_ok=True)
+        else:
+            write_shortcut(directory, Shortcut(known=known, plan=plan, bill=bill))
+    except (OSError, StorageError) as error:
+        log.debug("no shortcut for the next run: %s", error)
+
+
+def _prices(work: Work) -> str:
+    """Equal where equal results have equal bills."""
+    job = work.job
+    prices = {model: asdict(price) for model, price in job.prices.items()}
+    parts = [__version__, version("genai-prices"), prices, job.endpoint.base_url, work.biller.tiers]
+    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()

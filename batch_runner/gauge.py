@@ -1,0 +1,176 @@
+"""Reads off a journal how far its job is, without a lock and without its input, again and again.
+
+Of the rows of the input the manifest tells how they stood when the last run began (`outset`);
+from there each new line of the journal moves one. Costs about 20 microseconds of CPU a result,
+once: what has been read is not read again.
+"""
+
+from binascii import unhexlify
+from collections import Counter, deque
+from collections.abc import Iterator
+from decimal import Decimal
+
+from batch_runner.bill import Tokens
+from batch_runner.journal import Growth, Index, Manifest, read_manifest
+from batch_runner.journal.record import (
+    END,
+    GRATIS,
+    INTENT,
+    KEY_AT,
+    QUEUED,
+    RESULT,
+    read_dues,
+    read_state,
+    state_of,
+)
+from batch_runner.journal.scan import Line, Segment
+from batch_runner.outset import Endings, Outset, read_outset
+from batch_runner.run_place import RunPlace
+
+
+WINDOW_SECONDS = 60.0
+"""The pace is that of the last minute."""
+
+
+class Spent:
+    """Tokens and dollars of all results read so far."""
+
+    def __init__(self) -> None:
+        self.tokens = Tokens()
+        self.dollars = Decimal(0)
+        self.priced = 0
+        """Calls with a known cost."""
+        self.unpriced = 0
+        """Calls that were answered and have no price."""
+        self.unknown = 0
+        """Calls that were answered by nobody and may have been billed."""
+
+
+class Gauge:
+    """What the journal has told so far; `read` makes it current."""
+
+    def __init__(self, place: RunPlace) -> None:
+        self._place = place
+        self.outset: Outset | None = None
+        """None where the manifest does not tell."""
+        self.manifest: Manifest | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._growth = Growth(self._place.directory)
+        self._index = Index()
+        self._moved: Counter[int] = Counter()
+        """By ending: rows that came to it since the outset, less those that left it."""
+        self._open: Counter[bytes] = Counter()
+        self._waiting: set[bytes] = set()
+        self._writer: object = None
+        self._lost = 0
+        self.sent = 0
+        """Results of the run that the outset belongs to."""
+        self.ended_in_order: bool | None = None
+        """Whether the last process said so; None when there was none."""
+        self.spent = Spent()
+        self.began_at: float | None = None
+        """When the last process began, Unix time."""
+        self.finished: deque[float] = deque()
+        """When the results of the last minute of work came, oldest first."""
+
+    @property
+    def endings(self) -> Endings:
+        """The rows of the input by status and code; without an outset, all results there are."""
+        if self.outset is None:
+            return self._index.endings(range(len(self._index)))
+        endings = Counter(self.outset.endings)
+        endings.update({self._index.named(number): n for number, n in self._moved.items()})
+        return +endings
+
+    @property
+    def in_flight(self) -> int:
+        """Rows whose call the last process has begun and not ended."""
+        return len(self._open) + len(self._waiting)
+
+    def lost(self, *, is_running: bool) -> int:
+        """Calls that were in flight when their process died."""
+        return self._lost + (0 if is_running else self._open.total() + len(self._waiting))
+
+    @property
+    def damaged(self) -> int:
+        """Places that no killed run explains."""
+        return sum(not place.is_expected for place in self._growth.damage)
+
+    def read(self) -> None:
+        """What has come since the last time is counted. Raises as `journal.replay` does."""
+        manifest = read_manifest(self._place.directory.manifest)
+        self.manifest = manifest if isinstance(manifest, Manifest) else None
+        outset = read_outset(manifest)
+        if outset != self.outset or self._growth.is_replaced():
+            self.outset = outset
+            self._begin()
+        for segment, lines in self._growth.news():
+            self._enter(segment)
+            self._count(segment, lines)
+
+    def _enter(self, segment: Segment) -> None:
+        """Calls of an earlier process that are still open will never be answered there."""
+        if segment.writer != self._writer:
+            self._lost += self._open.total()
+            self._open.clear()
+            self.ended_in_order = False
+            self.began_at = segment.header.started_at if segment.header else None
+        self._writer = segment.writer
+
+    def _count(self, segment: Segment, lines: Iterator[Line]) -> None:
+        run_id = segment.header.run_id if segment.header else None
+        is_current = self.outset is not None and self.outset.run_id == run_id
+        file = self._index.open_file(segment.path.name)
+        states: dict[bytes, int] = {}
+        for offset, data, is_copy in lines:
+            if is_copy:
+                continue
+            name = data[KEY_AT]
+            if data.startswith(RESULT):
+                self._open.pop(name, None)
+                self._waiting.discard(name)
+                state = state_of(data)
+                if state not in states:
+                    states[state] = self._index.ending(*read_state(state))
+                place = (file, offset, len(data))
+                self._record(unhexlify(name), states[state], place, is_current=is_current)
+                self._pay(data)
+            elif data.startswith(INTENT):
+                self._open[name] += 1
+            elif data.startswith(QUEUED):
+                if self._open.pop(name, 0):
+                    self._waiting.add(name)
+            elif data.startswith(GRATIS):
+                self._open.pop(name, None)
+            elif data.startswith(END):
+                self.ended_in_order = True
+
+    def _record(
+        self, key: bytes, ending: int, place: tuple[int, int, int], *, is_current: bool
+    ) -> None:
+        index = self._index
+        number = index.add(key)
+        before = index.ending_of(number)
+        index.record(key, ending, *place)
+        if is_current:
+            self.sent += 1
+            self._moved[before] -= 1
+            self._moved[index.ending_of(number)] += 1
+
+    def _pay(self, data: bytes) -> None:
+        dues, spent = read_dues(data), self.spent
+        spent.unknown += dues.unknown
+        for billed in dues.billed:
+            spent.tokens.add(billed.usage)
+            dollars = self._place.biller.prices.cost(billed, asked=dues.asked_model)
+            if dollars is None:
+                spent.unpriced += 1
+            else:
+                spent.priced += 1
+                spent.dollars += dollars
+        if dues.finished_at is not None:
+            self.finished.append(dues.finished_at)
+            while self.finished[0] < dues.finished_at - WINDOW_SECONDS:
+                self.finished.popleft()

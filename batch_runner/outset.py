@@ -1,0 +1,85 @@
+"""How the rows of the input stood when a run began: from there the journal alone tells the rest.
+
+The journal knows requests, not the input: without this, results whose rows have left the input
+would count as progress. It is kept in the manifest, so it is a hint, and what shows is what
+`status` says.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batch_runner.journal import DamagedManifest, Index, Manifest
+from batch_runner.plan import UNSENDABLE, Plan
+from batch_runner.records import RowStatus
+
+
+MARK = "outset"
+"""The name under which the manifest keeps it."""
+
+Endings = Counter[tuple[RowStatus, str | None]]
+"""Rows by status and code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outset:
+    """The rows of the input, before a run sent any of them."""
+
+    run_id: str
+    rows: int
+    to_send: int
+    """Rows this run was to send."""
+    sharing: int
+    """Rows that take the answer of an equal row; not among `endings`."""
+    endings: Endings = field(default_factory=Counter)
+    """Failed ones without a code have no request."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "rows": self.rows,
+            "to_send": self.to_send,
+            "sharing": self.sharing,
+            "endings": [[str(status), code, n] for (status, code), n in self.endings.items()],
+        }
+
+
+def outset_of(plan: Plan, index: Index, *, run_id: str) -> Outset:
+    """Of a run that is about to send what the plan wants."""
+    return Outset(
+        run_id=run_id,
+        rows=plan.rows,
+        to_send=plan.to_send,
+        sharing=plan.copies,
+        endings=endings_of(plan, index, copies=False),
+    )
+
+
+def endings_of(plan: Plan, index: Index, *, copies: bool = True) -> Endings:
+    """How the rows of the plan stand now; those without a request have no code here."""
+    entries = plan.entries
+    if copies or not plan.dedupe:
+        numbers = (n for n in entries if n != UNSENDABLE)
+    else:
+        numbers = (n for row, n in enumerate(entries) if n != UNSENDABLE and not plan.is_copy(row))
+    endings = index.endings(numbers)
+    endings.update({(status, None): n for status, n in plan.unsendable.items()})
+    return endings
+
+
+def read_outset(manifest: Manifest | DamagedManifest | None) -> Outset | None:
+    """None where the manifest has none: damaged, or of another batch_runner."""
+    fields = manifest.extra.get(MARK) if isinstance(manifest, Manifest) else None
+    if not isinstance(fields, Mapping):
+        return None
+    try:
+        return Outset(
+            run_id=fields["run_id"],
+            rows=int(fields["rows"]),
+            to_send=int(fields["to_send"]),
+            sharing=int(fields["sharing"]),
+            endings=Counter({(RowStatus(s), code): n for s, code, n in fields["endings"]}),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

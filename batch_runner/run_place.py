@@ -1,0 +1,93 @@
+"""A run directory and what its journal is read with, by whatever name a person has at hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from batch_runner.bill import Biller, possible_tiers
+from batch_runner.errors import InputError, UsageError
+from batch_runner.job import JobSpec, PriceSpec
+from batch_runner.journal import Manifest, RunDirectory, read_manifest
+from batch_runner.pricing import PriceBook
+from batch_runner.tables.formats import format_of
+
+
+SUFFIX = ".run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlace:
+    """Where a job's runs write to, and what their calls cost."""
+
+    job: str
+    """The job's name."""
+    path: Path
+    """The run directory; there need not be one yet."""
+    biller: Biller
+    invocation: str | None = None
+    """What to type behind a command to mean the job; None when only its output is known."""
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(self.path)
+
+
+def place_of_job(job: JobSpec) -> RunPlace:
+    tiers = possible_tiers(job.request.get("service_tier"))
+    prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
+    return RunPlace(
+        job=job.name,
+        path=job.run_path,
+        biller=Biller(prices, tiers=tiers),
+        invocation=job.invocation,
+    )
+
+
+def place_named(name: str) -> RunPlace | None:
+    """The run of an output file or a run directory; None for a name that may be a job file's.
+
+    Raises UsageError for a file or folder that no run has to do with.
+    """
+    path = Path(name)
+    beside = path.with_name(path.name + SUFFIX) if path.name else path
+    if beside != path and beside.is_dir():
+        return remembered(beside)
+    if path.is_dir():
+        if not (path / "journal").is_dir():
+            raise UsageError(
+                f"{name!r} is no run directory: it holds no journal",
+                hint=f"name the job file, its output, or the output's {SUFFIX} folder",
+            )
+        return remembered(path)
+    if path.suffix == SUFFIX or _is_table(path):
+        there = "" if path.exists() else "; nor is there a file of that name"
+        raise UsageError(
+            f"no run has written to {name!r}: there is no {beside.name!r} beside it{there}",
+            hint=f"name the job file, its output, or the output's {SUFFIX} folder",
+        )
+    return None
+
+
+def remembered(path: Path) -> RunPlace:
+    """A run directory whose job file nobody named: its manifest keeps name and prices."""
+    manifest = read_manifest(RunDirectory(path).manifest)
+    if not isinstance(manifest, Manifest):
+        return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))
+    extra = manifest.extra
+    prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
+    book = PriceBook(prices, base_url=extra.get("base_url"))
+    tiers = possible_tiers(extra.get("service_tier"))
+    return RunPlace(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))
+
+
+def _price(fields: Mapping[str, str | None]) -> PriceSpec:
+    return PriceSpec(**{name: Decimal(rate) for name, rate in fields.items() if rate is not None})
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        format_of(path)
+    except InputError:
+        return False
+    return True

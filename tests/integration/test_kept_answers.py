@@ -1,0 +1,164 @@
+"""Answers that must not vanish: kept by --on-change keep, or held by an output without its journal."""
+
+import csv
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+
+JOB = """
+[input]
+path = "in.csv"
+{key}
+[prompt]
+input = "{prompt}"
+[request]
+model = "m1"
+max_output_tokens = 50
+[endpoint]
+base_url = "{url}"
+[output]
+path = "out.csv"
+"""
+
+
+class Work:
+    """A job of ten rows in a folder, and how often the endpoint was called."""
+
+    def __init__(self, main_cli, server):
+        self.cli, self.server, self.folder = main_cli, server, main_cli.folder
+        self.output = self.folder / "out.csv"
+        self.run_folder = self.folder / "out.csv.run"
+        self.rows = {f"r{n}": f"text {n}" for n in range(10)}
+        self.write()
+
+    def write(self, prompt="Sum: {{ x }}", *, labelled=True):
+        with (self.folder / "in.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("id", "x"), *self.rows.items()])
+        key = 'key = "id"' if labelled else ""
+        text = JOB.format(prompt=prompt, key=key, url=self.server.url)
+        (self.folder / "job.toml").write_text(text)
+
+    def __call__(self, command, *options):
+        return self.cli(command, "job.toml", *options)
+
+    def calls(self):
+        self.server.settle()
+        return len(self.server.ledger.rows())
+
+    def answers(self):
+        with self.output.open(newline="") as file:
+            return {row["id"]: row["llm_output"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def work(main_cli, fault_server):
+    return Work(main_cli, fault_server)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("grows", [True, False])
+def test_kept_answers_stay_for_whoever_looks_later(work, labelled, grows):
+    work.write(labelled=labelled)
+    assert work("run").code == 0
+    before = work.answers()
+    if grows:
+        work.rows["new"] = "a new text"
+    work.write("Say: {{ x }}", labelled=labelled)
+    assert work("run").code == 2
+    assert work("run", "--on-change", "keep").code == 0
+    kept, told = work.output.read_bytes(), work.calls()
+    assert {name: text for name, text in work.answers().items() if name != "new"} == before
+
+    assert work("export").code == 0
+    assert work.output.read_bytes() == kept
+    assert work("export", "-o", "other.csv").code == 0
+    assert (work.folder / "other.csv").read_bytes() == kept
+    again = work("run")
+    assert again.code == 0
+    assert "10 changed rows show the answer of before" in again.err
+    assert work.output.read_bytes() == kept
+    assert "0 to send" in work("check").out
+    assert work.calls() == told
+
+
+def test_keeping_ends_with_another_prompt_and_where_it_is_said(work):
+    work("run")
+    work.write("Say: {{ x }}")
+    work("run", "--on-change", "keep")
+    assert work("run", "--on-change", "fail").code == 2
+    work.write("Tell: {{ x }}")
+    assert "10 of 10 finished rows would be sent" in work("run").err
+    work.write("Say: {{ x }}")
+    assert work("run").code == 0, "what was kept for this prompt still is"
+    told = work.calls()
+    assert work("run", "--on-change", "rerun").code == 0
+    assert work.calls() == told + 10
+    assert "changed rows show" not in work("run").err
+
+
+def test_without_labels_nothing_is_kept_for_rows_of_another_input(work):
+    work.write(labelled=False)
+    work("run")
+    work.write("Say: {{ x }}", labelled=False)
+    work("run", "--on-change", "keep")
+    work.rows = {f"other{n}": f"another {n}" for n in range(10)}
+    work.write("Say: {{ x }}", labelled=False)
+    told = work.calls()
+    ran = work("run")
+    assert ran.code == 2, "old answers would stand beside new rows, or all be paid for"
+    assert work.calls() == told
+    assert "another" not in work.output.read_text()
+
+
+LOSSES = {
+    "all of it": lambda work: shutil.rmtree(work.run_folder),
+    "the journal": lambda work: shutil.rmtree(work.run_folder / "journal"),
+    "its files": lambda work: [file.unlink() for file in (work.run_folder / "journal").iterdir()],
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_output_without_its_journal_is_neither_overwritten_nor_paid_for_again(work, loss):
+    work("run")
+    answered, told = work.output.read_bytes(), work.calls()
+    LOSSES[loss](work)
+    for command in (["export"], ["export", "--partial"], ["reparse"], ["run"], ["retry"],
+                    ["run", "--on-change", "keep"], ["check", "--probe"]):  # fmt: skip
+        ran = work(*command)
+        assert ran.code == 2, command
+        assert "shows at least 10 answers" in ran.err
+        assert "holds 0 results" in ran.err
+    assert work.output.read_bytes() == answered
+    assert work.calls() == told
+    assert work("export", "-o", "other.csv").code == 0
+    assert work("run", "--fresh").code == 0
+    assert work.calls() == told + 10
+
+
+def test_what_was_put_aside_on_purpose_is_no_loss(work, run_cli):
+    work("run")
+    work.server.misbehave("slow:0.5")
+    process = run_cli.start("run", "job.toml", "--fresh", "-c", "1")
+    deadline = time.monotonic() + 20
+    while not [*work.run_folder.glob("journal.before-*")] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    answered = work.output.read_bytes()
+    assert work("export").code == 2
+    assert work.output.read_bytes() == answered
+    work.server.misbehave("ok")
+    assert work("run").code == 0, "goes on with what --fresh began"
+    assert json.loads((work.folder / "out.csv.meta.json").read_text())["statuses"]["ok"] == 10
+
+
+def test_rows_that_left_the_input_are_no_loss(work):
+    work("run")
+    work.rows = dict([*work.rows.items()][:1])
+    work.write()
+    assert work("export").code == 0
+    assert work("run").code == 0
