@@ -63,7 +63,7 @@ async def _not_noted(_request: Request, _attempt: int, _response_id: str) -> Non
     """For clients without a journal."""
 
 
-def _always_affordable(_request: Request, _maybe_billed: int) -> bool:
+async def _always_affordable(_request: Request, _maybe_billed: int) -> bool:
     return True
 
 
@@ -95,7 +95,7 @@ class Client:
         on_stop: Callable[[RunStoppedError], None],
         accepted: Callable[[Request, int, str], Awaitable[None]] = _not_noted,
         pending: Callable[[Request], Pending | None] = _nothing_pending,
-        affordable: Callable[[Request, int], bool] = _always_affordable,
+        affordable: Callable[[Request, int], Awaitable[bool]] = _always_affordable,
         schema: AnswerSchema | None = None,
         on_invalid: InvalidPolicy = InvalidPolicy.KEEP,
         on_trouble: Callable[[Problem, float], None] | None = None,
@@ -206,7 +206,7 @@ class Client:
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
             try:
-                async with self._limiter.slot(tokens) as slot:
+                async with self._limiter.slot(tokens, again=course.was_rate_limited) as slot:
                     self._waits.discard(scope)
                     if not await self._may_begin(course):
                         return self._given_up(course, None)
@@ -231,11 +231,9 @@ class Client:
 
     async def _may_begin(self, course: Course) -> bool:
         """The attempt is on record, and may be sent."""
-        if self._draining:
-            return False
         if course.response_id is not None:
-            return True
-        if not self._affordable(course.asked, course.maybe_billed):
+            return not self._draining
+        if not await self._affordable(course.asked, course.maybe_billed) or self._draining:
             return False
         try:
             await self._begin(course.asked, course.attempts + 1)

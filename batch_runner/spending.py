@@ -34,6 +34,7 @@ class Spending:
     expectation: Expectation | None
     stop: Callable[[RunStoppedError], None]
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("batch_runner"))
+    _repeats_waiting: int = 0
     _told_nearly: bool = False
     _told_astray: bool = False
 
@@ -42,7 +43,7 @@ class Spending:
         if self.budget is None:
             return True
         ceiling = self._ceiling(request)
-        while not self.budget.fits(ceiling):
+        while self._repeats_waiting or not self.budget.fits(ceiling):
             if not self.budget.in_flight:
                 self._stop(self.budget, ceiling)
                 return False
@@ -50,15 +51,25 @@ class Spending:
         self.budget.reserve(request.key, ceiling)
         return True
 
-    def allows(self, request: Request, maybe_billed: int) -> bool:
-        """Whether the row's next attempt may be sent, after so many that may have cost money."""
+    async def allows(self, request: Request, maybe_billed: int) -> bool:
+        """Whether the row's next attempt may be sent, after so many that may have cost money.
+
+        Calls in flight mostly cost less than was set aside for them: a repeat waits for what they
+        give back, before any new row.
+        """
         if self.budget is None:
             return True
         ceiling = self._ceiling(request)
-        if self.budget.allows(request.key, ceiling, maybe_billed=maybe_billed):
-            return True
-        self._stop(self.budget, ceiling)
-        return False
+        self._repeats_waiting += 1
+        try:
+            while not self.budget.allows(request.key, ceiling, maybe_billed=maybe_billed):
+                if self._repeats_waiting >= self.budget.in_flight:  # nobody is left to give back
+                    self._stop(self.budget, ceiling)
+                    return False
+                await anyio.sleep(_POLL_SECONDS)
+        finally:
+            self._repeats_waiting -= 1
+        return True
 
     def given_up(self, request: Request) -> None:
         """The row ended without a trace."""

@@ -221,6 +221,18 @@ def test_repeats_of_calls_that_may_have_been_billed_keep_to_the_budget(cent_grou
     honest_bill(cent_ground.output, cent_ground.server.ledger)
 
 
+def test_a_repeat_waits_for_what_others_give_back(cent_ground):
+    """Nine calls of ten cents at most are all the money: a repeat refused then would end the run.
+
+    They really cost one cent each, but for the three of unknown billing.
+    """
+    cent_ground.server.misbehave("reset-after", next=3)
+    summary = run_cents(cent_ground, cap="max_output_tokens = 1001")
+    assert summary.exit_code is ExitCode.STOPPED
+    assert summary.bill.unknown_calls == 3
+    assert summary.statuses["ok"] >= 55
+
+
 def test_the_next_run_with_more_money_goes_on_and_pays_nothing_twice(cent_ground, honest_bill):
     run_cents(cent_ground)
     summary = run_cents(cent_ground, max_cost=5)
