@@ -1,32 +1,31 @@
 """Finds the limit that an endpoint does not tell.
 
-    slow start --refused--> at the wall --hold is paid--> probing --refused--> at the wall
-
-Pure: every method is told what happened and when. Two quantities are steered, because endpoints
-hide two kinds of limit: the level (attempts in flight) and the rate (attempts a second).
+Pure: every method is told what happened and when. Endpoints hide two kinds of limit, so two dials
+are turned: the level (attempts in flight) and the pace (attempts a second). One principle for both:
+go back to what got in, stay until the next refusal is paid for, then try a little more.
 """
 
 import math
-from collections import deque
 from typing import NamedTuple
 
+from batch_runner.bucket import Bucket
 from batch_runner.concurrency import Concurrency
+from batch_runner.doubt import Doubt
 
 
-FIRST_PACE = 10.0  # calls a second until replies come, and as many more for each: no opening burst
+FIRST_PACE = 10.0  # calls a second until replies come
 UNPACED = 2000.0  # calls a second from which spacing them is pointless
-IN_USE = 0.8  # share of a limit that must be used before it may grow
-CUT = 0.8
-RATE_STEP = 1.05  # growth a tick; a bucket hides an excess for seconds, so it must stay small
-FLOOR_RATE = 0.2  # calls a second
-FAST_RATE_STEP = 1.1
-EMPTY_BUCKET_SECONDS = 1.0  # what a bucket may regain in a pause
-MOST_OWED = 200  # successes between two probes: at one or two refusals a probe, under 1 %
-LONGEST_DEBT = 60.0  # seconds after which a slow endpoint need not pay in full
-PATIENCE = 15  # pauses' worth of time between two probes: they cost at most 7 % of it
-STRIKES = 6  # cuts in a row after each of which fewer than `FEW` attempts got in
-FEW = 50
-DEAF_SECONDS = 60.0
+FLOOR_PACE = 0.1  # calls a second
+BELOW = 0.97  # share of the guessed rate to stay at
+COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to try beyond it
+MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
+IN_USE = 0.8  # share of a dial that must be used before it may grow
+SURE = 1.5  # bounds of the rate this close to each other settle it
+OWED, LEAST_OWED = 100, 40  # successes between two tries: at one or two refusals a try, under 3 %
+DEBT_SECONDS = 60.0  # after which `LEAST_OWED` will do
+PATIENCE = 30  # pauses' worth of time between two tries: they cost at most 4 % of it
+LONGEST_HOLD, LONGEST_PATIENCE = 600.0, 90.0  # seconds
+SOON = 50  # attempts; a claim refuted sooner was wrong, later the limit may have moved
 SERVER_ERROR_SECONDS = 5.0  # without growth
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds, where the server names none
 EVENTS_KEPT = 1000
@@ -47,109 +46,67 @@ class Ticket(NamedTuple):
     """What must be known of an attempt when its answer comes."""
 
     episode: int
+    began: float
     others: int
     """Attempts in flight when it began."""
+    before: int
+    """Attempts begun before it since the last refusal: if it is refused first, they got in."""
+    most: int
+    """The most others that any of those had."""
+    again: bool
+    """Whether the row had been refused before."""
 
 
-class _Span:
-    """What the endpoint took since it last refused an attempt."""
-
-    def __init__(self, now: float) -> None:
-        self.began = now
-        self.admitted = 0
-        self._marks = deque([(now, 0)], maxlen=120)
-
-    def begin(self, now: float) -> None:
-        if now - self._marks[-1][0] >= 0.5:
-            self._marks.append((now, self.admitted))
-        self.admitted += 1
-
-    def skip(self, seconds: float) -> None:
-        """Leave out a pause, except what a bucket may have regained in it."""
-        excess = max(0.0, seconds - EMPTY_BUCKET_SECONDS)
-        self.began += excess
-        self._marks = deque([(at + excess, count) for at, count in self._marks], maxlen=120)
-
-    def rate(self, now: float, burst: int) -> float:
-        """Attempts a second that the endpoint surely sustains, if its limit stood still.
-
-        The span began with an empty bucket, so the whole of it is a lower bound. So is each end of
-        it without `burst`, the most a bucket can have held: this leaves out a slow beginning.
-        """
-        whole = self.admitted / max(now - self.began, 0.05)
-        ends = ((self.admitted - n - burst) / (now - at) for at, n in self._marks if now - at >= 1)
-        return max(FLOOR_RATE, whole, max(ends, default=0.0))
-
-
-class _Tally(NamedTuple):
-    """Counts as they stood when a question was asked."""
-
-    refused: int
-    begun: int
-
-    def share(self, refused: int, begun: int) -> float:
-        """The share refused of the attempts begun since."""
-        return (refused - self.refused) / max(1, begun - self.begun)
-
-
-class _Doubted(NamedTuple):
-    """What had been learned before it was taken back, and the share refused under it."""
+class _Dials(NamedTuple):
+    """How they stood before refusals were doubted."""
 
     level: float
     wall: float
-    rate: float | None
-    rate_wall: float
-    share: float
+    pace: float
+    step: float
 
 
 class AdaptiveLimit:
-    """The limit on attempts in flight, moved by how they end.
+    """The limit on attempts in flight and on their pace, moved by how they end.
 
-    - Slow start: one place more for each success (doubling each round) while the limit is in use.
-      Sends are spaced from the first on, so that a refusal arrives before many more are sent.
-    - A refusal tells exactly how many got in before it. If never more did, that is the wall and
-      the limit goes there: a blind x0.8 gives away a fifth and leaves a limit of 5 at 4.
-    - If a level is refused that got in before, the endpoint counts by time, or its limit dropped:
-      attempts are spaced at the rate that got in since the last refusal. No number of places can
-      express 2 a second when each takes 0.3 s.
-    - At a wall growth stops until the next probe is paid for, by successes and by time. A wall
-      found on little evidence is doubted soon, one found again is trusted longer, none for ever:
-      `LONGEST_DEBT` and `PATIENCE` bound the wait, and further refusals do not prolong a pause.
-    - Refusals of attempts begun before a cut belong to its episode: they cut no further.
-    - Where nothing got in since the last cut it is an outage, not a level: only the pause grows.
-    - Cuts that keep not helping are taken back for a minute, unless more load then brings more
-      refusals: a gateway that refuses one call in twenty at random must not starve the run.
+    - Opening: the level grows with every success while it is in use, the pace doubles each round
+      trip; so a refusal arrives before many more are sent.
+    - A refusal is asked twice what it means. If it comes with as many in flight as the one before,
+      and no more had got in between, the endpoint counts places: the level goes there. Else it
+      counts by time: the pace goes just below the rate that its refusals tell (see `Bucket`).
+    - A claim that is soon refuted must be better founded the next time.
+    - At a limit nothing grows until successes and time have paid for the next refusal. Then a
+      little more is tried, and soon a lot more if the limit itself has moved: none is held for ever.
+    - Refusals of attempts begun before the last one was heard belong to the same episode.
+    - If nothing got in since the last refusal it is an outage: the pause grows, and the pace is
+      taken back only until something gets in.
+    - Refusals that do not follow the load are not heeded (see `Doubt`).
     """
 
     def __init__(self, bounds: Concurrency, now: float = 0.0) -> None:
         self.bounds = bounds
-        self._peak = self.in_flight = 0
-        self.rate_limited = 0
-        self.rate: float | None = None
-        """Attempts a second that the endpoint admits, once it showed that it counts them."""
+        self.in_flight = self.rate_limited = 0
         self.events: list[LimitChange] = []
-        self._level = self._level_before = float(bounds.start)
-        self._wall = self._rate_wall = math.inf
-        self._gain = 1.0  # places for each success beyond the wall
-        self._pace = self._pace_step = FIRST_PACE
-        self._proven = 0  # most attempts in flight at once that all got in
-        self._burst = 0  # attempts before the first refusal: more than any bucket held
-        self._refused_at = -1
-        self._rate_step = RATE_STEP
-        self._sustained = 0.0  # attempts a second over the last span long enough to tell
-        self._confirmed = 0
-        self._excused = False
-        self._cut_kind = ""
-        self._cut_span_seconds = 1.0
-        self._owed = self._owed_each = 0.0
-        self._owed_until = self._hold_until = self._still_until = self._deaf_until = -math.inf
-        self._strikes = self._outages = self._episode = self._begun_ever = 0
-        self._tally = _Tally(0, 0)
-        self._strikes_needed = STRIKES
-        self._doubted: _Doubted
-        self._span = _Span(now)
-        self._new_round(now)
-        self._new_tick(now)
+        self._level = float(bounds.start)
+        self._wall = math.inf  # level that was refused
+        self._pace = FIRST_PACE
+        self._cut_pace = math.inf  # pace after the last refusal
+        self._good_pace = 0.0  # pace to which it doubles after an outage
+        self._step = math.inf  # growth of the pace a tick; infinite: opening, by replies
+        self._settled = False  # the pace is below one that several refusals tell
+        self._owed = 0
+        self._held_at = self._hold_until = self._still_until = -math.inf
+        self._bucket = Bucket(now)
+        self._episode = self._outages = 0
+        self._refused_at: int | None = None  # others of the last refusal
+        self._same = 0  # refusals in a row that look like a level
+        self._needed = 1  # of them to believe it
+        self._excused = self._trusted = False
+        self._unclaimed = self._level  # level before one was claimed
+        self._most = 0  # others, since the last refusal
+        self._doubt = Doubt()
+        self._undoubted: _Dials | None = None
+        self._tick_began, self._begun, self._peak = now, 0, 0
 
     @property
     def limit(self) -> int:
@@ -158,24 +115,24 @@ class AdaptiveLimit:
     @property
     def pace(self) -> float | None:
         """Attempts a second at which to send; None: as they come."""
-        if self.rate is not None:
-            return self.rate
         return self._pace if self.bounds.adaptive and self._pace < UNPACED else None
 
-    def on_begin(self, now: float) -> Ticket:
-        if not self._begun_ever:
-            # Rates are reckoned from the first attempt: a clock may have run for days before it.
-            self._span = _Span(now)
-            self._new_round(now)
+    def on_begin(self, now: float, *, again: bool = False) -> Ticket:
+        bucket = self._bucket
+        if not bucket.admitted and not self._episode and not self.in_flight:
+            bucket.restart(now)  # the clock may have run for days before the first attempt
             self._new_tick(now)
         others = self.in_flight
         self.in_flight = others + 1
-        if others >= self._peak:
-            self._peak = others + 1
+        ticket = Ticket(self._episode, now, others, bucket.admitted, self._most, again)
+        bucket.begin(now)
+        self._most = max(others, self._most)
+        self._peak = max(others + 1, self._peak)
         self._begun += 1
-        self._begun_ever += 1
-        self._span.begin(now)
-        return Ticket(self._episode, others)
+        self._doubt.begin()
+        if now - self._tick_began >= 1:
+            self._end_tick(now)
+        return ticket
 
     def on_neutral(self) -> None:
         """The attempt no longer counts; it said nothing about the load."""
@@ -187,30 +144,63 @@ class AdaptiveLimit:
         self._still_until = now + SERVER_ERROR_SECONDS
 
     def on_pause(self, seconds: float) -> None:
-        """A time in which nobody may send is no longer held against the endpoint."""
-        self._span.skip(seconds)
+        """Nobody sends for that long: this says nothing about what is in use."""
+        self._tick_began += seconds
 
     def on_success(self, ticket: Ticket, now: float) -> None:
         self.in_flight -= 1
         if ticket.episode != self._episode or not self.bounds.adaptive:
             return
-        if ticket.others >= self._proven:
-            self._proven = ticket.others + 1
-        self._pace += self._pace_step
         self._owed -= 1
-        self._left -= 1
-        if now < self._still_until or now < self._deaf_until:
+        self._doubt.served(again=ticket.again)
+        if now < self._still_until:
             return
-        paid = now >= self._hold_until and (self._owed <= 0 or now >= self._owed_until)
+        if self._step == math.inf and self._pace < UNPACED:
+            self._pace += max(FIRST_PACE, 1 / max(now - ticket.began, 0.001))
         if self._peak >= IN_USE * self.limit:
             if self._level < self._wall:
-                self._level = min(self._level + 1, self._wall, self.bounds.maximum)
-            elif paid:
-                self._level = min(self._level + self._gain, self.bounds.maximum)
-        if self.rate is not None and now - self._tick_began >= max(1.0, min(5.0, 2 / self.rate)):
-            self._quicken(self.rate, now, paid=paid)
-        if self._left <= 0 and now - self._round_began >= 1:
-            self._end_round(now, paid=paid)
+                # Never by more than a factor e a second: a refusal takes its time to arrive.
+                gain = min(1.0, now - ticket.began)
+                self._level = min(self._level + gain, self._wall, self.bounds.maximum)
+            elif self._paid(now):
+                # Gently, until it is beyond what requests on the road can explain.
+                beyond = self._level > 1.1 * self._wall + 2
+                gain = 1.0 if beyond else min(1.0, max(0.25, 4 / self._level))
+                self._level = min(self._level + gain, self.bounds.maximum)
+
+    def _paid(self, now: float) -> bool:
+        """Whether the next refusal may come."""
+        held = now - self._held_at
+        if now < self._hold_until:
+            return False
+        return (
+            self._owed <= 0
+            or (held >= DEBT_SECONDS and self._owed <= OWED - LEAST_OWED)
+            or held >= LONGEST_HOLD
+        )
+
+    def _new_tick(self, now: float) -> None:
+        self._tick_began = now
+        self._begun = 0
+        self._peak = self.in_flight
+
+    def _end_tick(self, now: float) -> None:
+        """The pace grows if it was used: by doubling up to what was good, beyond it by steps."""
+        seconds = now - self._tick_began
+        if seconds * self._pace < 3:
+            return
+        in_use = self._begun >= IN_USE * self._pace * seconds
+        self._new_tick(now)
+        if self._wall < math.inf:
+            self._pace = min(2 * self._pace, UNPACED)  # a level needs no pace, if it is one
+        elif in_use and self._pace < UNPACED and now >= self._still_until:
+            if self._pace < self._good_pace:
+                self._pace = self._cut_pace = min(2 * self._pace, self._good_pace)
+            elif self._step < math.inf and self._paid(now):
+                self._pace *= self._step
+                if self._pace > 1.1 * self._cut_pace:
+                    self._step = COARSE
+        self._note(now, self.events[-1].now if self.events else self.bounds.start, "in use")
 
     def on_rate_limited(
         self, ticket: Ticket, now: float, retry_after_seconds: float | None = None
@@ -218,179 +208,117 @@ class AdaptiveLimit:
         """Learn from a 429. Returns how long nobody may send."""
         self.in_flight -= 1
         self.rate_limited += 1
-        self._doubt_the_doubt(now)
+        self._doubt.count()
         if ticket.episode != self._episode:
-            self._lower_for_straggler(ticket)
             return retry_after_seconds or 0.0
         self._episode += 1
-        self._span.admitted -= 1
-        self._outages = 0 if self._span.admitted > 0 else self._outages + 1
-        pause = retry_after_seconds or min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._outages)
-        if self.bounds.adaptive and now >= self._deaf_until:
+        self._outages = 0 if ticket.before else self._outages + 1
+        own_pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** max(0, self._outages - 1))
+        pause = max(retry_after_seconds or 0.0, own_pause)
+        if self.bounds.adaptive:
             was = self.limit
-            why = self._learn(ticket.others, now, pause)
-            self._note(now, was, why)
-        self._cut_span_seconds = max(0.5, now - self._span.began)
-        self._span = _Span(now)
-        self._new_round(now)
-        self._new_tick(now + pause)
+            self._note(now, was, self._learn(ticket, now, pause))
+        self._refused_at = ticket.others
+        self._most = 0
+        self._new_tick(now)
         return pause
 
-    def _learn(self, others: int, now: float, pause: float) -> str:
-        self._cut_kind = ""
-        if self._did_not_help():
-            self._take_back(now)
+    def _learn(self, ticket: Ticket, now: float, pause: float) -> str:
+        others, got_in = ticket.others, ticket.before
+        self._bucket.refused(ticket.began, got_in)
+        if not self._heeds(ticket, now):
             return "refusals do not follow the load"
-        admitted = self._span.admitted
-        if self._outages or (admitted <= 1 and not others):
-            self._pace = self._pace_step = FIRST_PACE
+        claimed, soon = self._wall < math.inf, got_in < SOON
+        if claimed and not soon:
+            self._needed, self._trusted = 1, True
+        if self._is_level(ticket):
+            if not claimed:
+                self._unclaimed = self._level
+            self._level = self._wall = float(
+                max(self.bounds.minimum, min(others, self.bounds.maximum))
+            )
+            self._set_pace(max(self._pace, self._good_pace, FIRST_PACE), COARSE)
+            self._hold(now, pause)
+            return f"refused again with {others} in flight"
+        if not got_in:
+            self._good_pace = max(self._good_pace, min(self._pace, UNPACED))
+            self._pace = self._cut_pace = max(1.0, min(self._pace, FIRST_PACE) / 4)
             return "refused before anything else got in"
-        self._burst = self._burst or admitted
-        seen = self._span.rate(now, self._burst)
-        if self._is_level(others):
-            patience = self._hit_level(others, seen)
-            why = f"refused with {others} in flight"
-        else:
-            patience = self._hit_rate(others, seen)
-            why = f"refused after {seen:.3g} a second with {others} in flight"
-        self._refused_at = others
-        if admitted >= FEW:
-            self._sustained = seen
-        self._gain = 0.5 / 2 ** min(self._confirmed, 4)
-        self._owed = self._owed_each
-        self._owed_until = now + LONGEST_DEBT
-        self._hold_until = now + patience * pause
-        # After a wall found on little evidence the refill is gentle: it might have been a rate.
-        sure = self._confirmed >= 2 or admitted >= 50
-        self._pace = max(1.0, (admitted - 1) / (now - self._span.began + 0.5)) * (2 if sure else 1)
-        self._pace_step = self._pace * (0.1 if sure else 0.02)
-        return why
+        if claimed:
+            self._wall = math.inf
+            if not self._trusted:
+                self._level = max(self._level, self._unclaimed)
+            self._needed = 1 if self._trusted else min(8, 2 * self._needed)
+            self._trusted = False
+        elif self._settled and self._pace > MOVED * self._cut_pace:
+            self._bucket.forget(deep=False)
+        elif self._settled and self._pace <= self._cut_pace:
+            self._bucket.disprove()
+        self._go_below_rate(self._bucket, now, pause)
+        return f"refused at {self._pace:.3g} a second with {others} in flight"
 
-    def _is_level(self, others: int) -> bool:
-        """Whether no more attempts than `others` ever got in, give or take those on the road.
+    def _heeds(self, ticket: Ticket, now: float) -> bool:
+        """Whether the refusal may be caused by the load."""
+        doubt = self._doubt
+        doubt.judge(again=ticket.again, got_in=ticket.before, now=now)
+        if doubt.begins(now):
+            self._undoubted = _Dials(self._level, self._wall, self._pace, self._step)
+            self._wall = math.inf
+            more = UNPACED if doubt.each_once else max(2 * FIRST_PACE, 4 * self._pace)
+            self._set_pace(min(more, UNPACED), COARSE)
+        elif doubt.was_wrong(now) and self._undoubted is not None:
+            self._level, self._wall, self._pace, self._step = self._undoubted
+        return not doubt.lasts(now)
 
-        A shortfall of a few is excused once: a request under way counts here before it counts
-        there. It is not excused twice, or a rate would be mistaken for one level after another.
+    def _is_level(self, ticket: Ticket) -> bool:
+        """Whether refusals come with the same number in flight, and no more got in between.
+
+        One that is lower than the wall is excused once: a request under way counts here before it
+        counts there. It is not excused twice, or a rate would pass for one level after another.
         """
-        if others >= self._proven:
-            self._excused = self._excused and self._level <= self._wall
-            return True
-        excused = not self._excused and others >= min(self._proven - 1, 0.95 * self._proven) > 2
-        self._excused = excused
-        return excused
-
-    def _hit_level(self, others: int, seen: float) -> float:
-        """The level is what was refused. Returns how many pauses to hold it."""
-        wall = max(self.bounds.minimum, min(others, self.bounds.maximum))
-        known = abs(wall - self._wall) <= max(1.0, 0.1 * wall)
-        self._confirmed = self._confirmed + 1 if known else 0
-        self._level = self._wall = float(wall)
-        self._proven = wall
-        self._cut_kind = "level"
-        self._owed_each = min(MOST_OWED, 5 * 3**self._confirmed)
-        if self.rate is not None:
-            if abs(others - self._refused_at) <= max(1.0, 0.02 * others):
-                self.rate, self._rate_wall = None, math.inf  # same place twice: a rate would vary
-            else:
-                self.rate = self._rate_wall = max(seen, 0.9 * self.rate)
-        return PATIENCE if self._confirmed else 1
-
-    def _hit_rate(self, others: int, seen: float) -> float:
-        """The rate is what was refused, or the limit dropped. Returns how many pauses to hold."""
-        admitted, before = self._span.admitted, self.rate
-        self._confirmed = 0
-        self._proven = others
-        self._wall = math.inf
-        self._level = max(float(self.bounds.minimum), float(others), CUT * self._level)
-        if before is None:
-            self.rate = self._rate_wall = max(seen, self._sustained / 2)
-        else:
-            self._rate_wall = max(seen, self._rate_wall / 2)
-            if admitted < 30 and self._rate_wall < CUT * before:
-                self._rate_wall = (self._rate_wall + before) / 2
-            self.rate = max(FLOOR_RATE, min(self._rate_wall, CUT * before))
-        self._cut_kind = "rate"
-        trusted = admitted >= (30 if before is None else 15)
-        self._rate_step = RATE_STEP if trusted else 1.2
-        self._owed_each = min(MOST_OWED, 10 * admitted) if trusted else min(admitted, 10)
-        return (PATIENCE if before is not None else PATIENCE / 4) if trusted else 1
-
-    def _lower_for_straggler(self, ticket: Ticket) -> None:
-        """Correct the last cut: an attempt that it had counted as admitted was refused."""
-        if ticket.episode != self._episode - 1:
-            return
-        if self._cut_kind:
-            self._owed += self._owed_each
-        if self._cut_kind == "level":
-            wall = max(self.bounds.minimum, min(self.limit, ticket.others))
-            self._level = self._wall = float(wall)
-            self._proven = min(self._proven, wall)
-        elif self._cut_kind == "rate" and self.rate is not None:
-            self._rate_wall = max(FLOOR_RATE, self._rate_wall - 1 / self._cut_span_seconds)
-            self.rate = min(self.rate, self._rate_wall)
-
-    def _did_not_help(self) -> bool:
-        """Whether refusals keep coming soon, whatever was cut."""
-        if self._span.admitted >= FEW:
-            self._strikes = 0
-            self._level_before = self._level
-            self._tally = _Tally(self.rate_limited, self._begun_ever)
-        else:
-            self._strikes += 1
-        return self._strikes >= self._strikes_needed
-
-    def _take_back(self, now: float) -> None:
-        self._doubted = _Doubted(
-            level=self._level,
-            wall=self._wall,
-            rate=self.rate,
-            rate_wall=self._rate_wall,
-            share=self._tally.share(self.rate_limited, self._begun_ever),
+        others, last = ticket.others, self._refused_at
+        slack = min(0.2 * others, 2 + 0.05 * others)
+        lower = others < self._wall < math.inf
+        excused = not (lower and self._excused)
+        self._excused = lower
+        alike = (
+            last is not None
+            and others > 0
+            and abs(others - last) <= slack
+            and ticket.most <= others + slack
+            and excused
         )
-        self._tally = _Tally(self.rate_limited, self._begun_ever)
-        self._deaf_until = now + DEAF_SECONDS
-        self._level = self._wall = max(self._level, self._level_before)
-        self.rate, self._rate_wall = None, math.inf
-        self._strikes = self._proven = 0
-        self._pace = UNPACED
+        self._same = self._same + 1 if alike else 0
+        return self._same >= self._needed + (others <= 2)
 
-    def _doubt_the_doubt(self, now: float) -> None:
-        """If more load brings more refusals, the cuts were right: they come back."""
-        share = self._tally.share(self.rate_limited, self._begun_ever)
-        refused = self.rate_limited - self._tally.refused
-        if now < self._deaf_until and refused >= 5 and share > 2 * self._doubted.share:
-            self._deaf_until = now
-            self._strikes_needed *= 2
-            self._tally = _Tally(self.rate_limited, self._begun_ever)
-            self._level, self._wall = self._doubted.level, self._doubted.wall
-            self.rate, self._rate_wall = self._doubted.rate, self._doubted.rate_wall
+    def _go_below_rate(self, bucket: Bucket, now: float, pause: float) -> None:
+        guess = bucket.guess()
+        if not guess.agrees or guess.low > self._pace:
+            bucket.forget(deep=True)
+            guess = bucket.guess()
+        self._settled = bucket.depth_known and guess.high < SURE * guess.low
+        # A quarter of what is unknown at a time.
+        unknown = guess.high / max(guess.low, guess.high / 3)
+        step = COARSE if guess.refusals == 1 else min(COARSE, max(FINE, unknown**0.25))
+        self._set_pace(min(guess.rate, self._pace) * BELOW, step)
+        if self._settled:
+            self._hold(now, pause)
 
-    def _quicken(self, rate: float, now: float, *, paid: bool) -> None:
-        in_use = self._begun / (now - self._tick_began) >= IN_USE * rate
-        self._new_tick(now)
-        if in_use and rate < self._rate_wall:
-            self.rate = min(self._rate_wall, rate * self._rate_step)
-        elif in_use and paid:
-            beyond = rate > 1.3 * self._rate_wall  # then the limit itself has moved
-            self.rate = rate * (max(FAST_RATE_STEP, self._rate_step) if beyond else self._rate_step)
+    def _set_pace(self, pace: float, step: float) -> None:
+        self._pace = self._cut_pace = max(FLOOR_PACE, pace)
+        self._good_pace = 0.0
+        self._step = step
+        self._hold_until = -math.inf
+        self._owed = 0
 
-    def _end_round(self, now: float, *, paid: bool) -> None:
-        if paid and self._peak >= IN_USE * self.limit:
-            self._gain = min(1.0, 2 * self._gain)
-        self._note(now, self.events[-1].now if self.events else self.bounds.start, "in use")
-        self._new_round(now)
-
-    def _new_round(self, now: float) -> None:
-        self._round_began = now
-        self._left = self._level
-        self._peak = self.in_flight
-
-    def _new_tick(self, now: float) -> None:
-        self._tick_began = now
-        self._begun = 0
+    def _hold(self, now: float, pause: float) -> None:
+        self._owed = OWED
+        self._held_at = now
+        self._hold_until = now + min(PATIENCE * pause, LONGEST_PATIENCE)
 
     def _note(self, now: float, was: int, why: str) -> None:
         if was == self.limit and why == "in use":
             return
-        self.events.append(LimitChange(now, was, self.limit, self.rate, why))
+        rate = self._pace if self._pace < UNPACED else None
+        self.events.append(LimitChange(now, was, self.limit, rate, why))
         del self.events[:-EVENTS_KEPT]

@@ -74,6 +74,10 @@ class Course:
         )
 
     @property
+    def was_rate_limited(self) -> bool:
+        return self._rate_limited_since is not None
+
+    @property
     def has_cost(self) -> bool:
         made_for_us = self.response_id is not None and self.attempts > 0
         return made_for_us or self.maybe_billed > 0

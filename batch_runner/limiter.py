@@ -3,6 +3,7 @@
 Each attempt takes a slot: it waits out the cool-down, then for a place, then for its turn.
 """
 
+import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -10,25 +11,28 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+import anyio.lowlevel
 
 from batch_runner.adaptive import AdaptiveLimit, LimitChange, Ticket
-from batch_runner.concurrency import Concurrency, Pacer, read_rate_limits
+from batch_runner.concurrency import Concurrency, Pacer, exhausted_seconds
 
 
 LONGEST_HEADER_PAUSE = 60.0  # seconds; headers may be wrong, a 429 is not
 DISBELIEF = 20  # replies in a row after a header's pause that still say "none left"
 SMALL_HERD = 50  # callers
+LATENESS = 0.02  # seconds that a turn may come late without making later ones late
 SPREAD_SECONDS = 1.0  # over which callers leave a cool-down, if it was as long
 
 
 class Slot:
     """The leave to make one attempt. Tell it how the attempt ended; silence is `neutral`."""
 
-    __slots__ = ("_began", "_limiter", "_ticket", "_tokens", "waited_seconds")
+    __slots__ = ("_began", "_limiter", "_ticket", "_tokens", "again", "waited_seconds")
 
-    def __init__(self, limiter: "Limiter", tokens: float) -> None:
+    def __init__(self, limiter: "Limiter", tokens: float, *, again: bool) -> None:
         self._limiter = limiter
         self._tokens = tokens
+        self.again = again
         self._ticket: Ticket | None = None
         self._began = 0.0
         self.waited_seconds = 0.0
@@ -38,12 +42,13 @@ class Slot:
         asked = limiter.clock()
         limiter.held += 1
         try:
-            self._began = await limiter.admit(self, self._tokens)
+            began = await limiter.admit(self, self._tokens, asked)
         except BaseException:
             limiter.leave()
             raise
-        self.waited_seconds = self._began - asked
-        self._ticket = limiter.adaptive.on_begin(self._began)
+        self._began = began
+        self.waited_seconds = began - asked
+        self._ticket = limiter.adaptive.on_begin(began, again=self.again)
         return self
 
     async def __aexit__(
@@ -116,14 +121,15 @@ class Limiter:
         clock: Callable[[], float] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.clock = clock or anyio.current_time
+        self.clock = clock or self._loop_clock
         self.concurrency = concurrency
         self.adaptive = AdaptiveLimit(concurrency)
         self.places = anyio.CapacityLimiter(concurrency.start)
         self.held = 0
         """Attempts running, or waiting to."""
         self._jitter = jitter
-        self._pace = Pacer(None)
+        self._turns = anyio.Lock(fast_acquire=True)
+        self._last_turn = -math.inf
         self._requests = Pacer(rpm / 60) if rpm else None
         self._tokens = Pacer(tpm / 60) if tpm else None
         self._cool_until = -math.inf
@@ -132,6 +138,14 @@ class Limiter:
         self._room: anyio.Event | None = None
         self._header_pause_until = -math.inf
         self._empty_replies = 0
+
+    def _loop_clock(self) -> float:
+        """The event loop's own clock, found at first use: ten times cheaper than asking anyio."""
+        try:
+            self.clock = asyncio.get_running_loop().time
+        except RuntimeError:
+            self.clock = anyio.current_time
+        return self.clock()
 
     @property
     def limit(self) -> int:
@@ -150,9 +164,12 @@ class Limiter:
         """Attempts answered 429 so far."""
         return self.adaptive.rate_limited
 
-    def slot(self, tokens: float = 0.0) -> Slot:
-        """`async with` it around one attempt that is expected to use `tokens`."""
-        return Slot(self, tokens)
+    def slot(self, tokens: float = 0.0, *, again: bool = False) -> Slot:
+        """`async with` it around one attempt that is expected to use `tokens`.
+
+        `again`: the one before it, of the same row, got a 429.
+        """
+        return Slot(self, tokens, again=again)
 
     async def room(self) -> None:
         """Fewer attempts are running or waiting than the limit: time to read another row."""
@@ -175,7 +192,6 @@ class Limiter:
         self._spread_seconds = min(SPREAD_SECONDS, seconds)
         self._cool_until = until
         self._pauses += 1
-        self._pace.restart()  # whoever had a turn in the pause asks again after it
         self.adaptive.on_pause(added)
 
     def _spread(self) -> float:
@@ -188,54 +204,74 @@ class Limiter:
             return 0.0
         return self._spread_seconds * max(0, self.held - SMALL_HERD) / max(1, self.held)
 
-    async def admit(self, slot: Slot, tokens: float) -> float:
+    async def admit(self, slot: Slot, tokens: float, now: float) -> float:
         """Wait for cool-down, place and turn. Returns when that was."""
         while True:
-            if (left := self.cooling_seconds(self.clock())) > 0:
-                await anyio.sleep(left + self._jitter() * self._spread())
+            if now < self._cool_until:
+                await anyio.sleep(self._cool_until - now + self._jitter() * self._spread())
+                if not slot.again:
+                    await anyio.lowlevel.checkpoint()  # who was refused goes first
+                now = self.clock()
                 continue  # it may have been prolonged
             try:
                 self.places.acquire_on_behalf_of_nowait(slot)
             except anyio.WouldBlock:
                 await self.places.acquire_on_behalf_of(slot)
+                now = self.clock()
+                if now < self._cool_until:
+                    self.places.release_on_behalf_of(slot)
+                    continue
             try:
-                if await self._take_turn(tokens):
-                    return self.clock()
+                turn = await self._turn(tokens, now)
             except BaseException:
                 self.places.release_on_behalf_of(slot)
                 raise
+            if turn is not None:
+                return turn
             self.places.release_on_behalf_of(slot)
+            now = self.clock()
 
-    async def _take_turn(self, tokens: float) -> bool:
-        """Whether the turn came. False: a cool-down began in the meantime."""
+    async def _turn(self, tokens: float, now: float) -> float | None:
+        """When the turn came. None: a cool-down began in the meantime."""
+        pauses = self._pauses
+        if self.adaptive.pace is not None:
+            async with self._turns:
+                now = await self._paced(now, pauses)
+        if self._pauses == pauses and (self._requests is not None or self._tokens is not None):
+            now = await self._budgeted(tokens, now, pauses)
+        return now if self._pauses == pauses else None
+
+    async def _paced(self, now: float, pauses: int) -> float:
+        """Turns come one by one, each at the pace of its time: it moves with every reply."""
         now = self.clock()
-        if now < self._cool_until:
-            return False
-        pauses, wait = self._pauses, 0.0
-        if (pace := self.adaptive.pace) is not None:
-            self._pace.per_second = pace
-            wait = self._pace.reserve(now)
+        while (pace := self.adaptive.pace) is not None and self._pauses == pauses:
+            turn = self._last_turn + 1 / pace
+            if turn <= now:
+                self._last_turn = max(turn, now - LATENESS)
+                return now
+            await anyio.sleep(turn - now)
+            now = self.clock()
+        return now
+
+    async def _budgeted(self, tokens: float, now: float, pauses: int) -> float:
+        """The turn that `rpm` and `tpm` allow is booked and waited for."""
+        wait = 0.0
         if self._requests is not None:
-            wait = max(wait, self._requests.reserve(now))
+            wait = self._requests.reserve(now)
         if self._tokens is not None:
             wait = max(wait, self._tokens.reserve(now, tokens))
         if wait <= 0:
-            return True
+            return now
         came = False
         try:
             await anyio.sleep(wait)
             came = pauses == self._pauses
         finally:
             if not came:
-                self._give_turn_back(tokens, paced=pace is not None and pauses == self._pauses)
-        return came
-
-    def _give_turn_back(self, tokens: float, *, paced: bool) -> None:
-        if paced:
-            self._pace.correct(-1)
-        if self._requests is not None:
-            self._requests.correct(-1)
-        self.correct_tokens(-tokens)
+                if self._requests is not None:
+                    self._requests.correct(-1)
+                self.correct_tokens(-tokens)
+        return self.clock()
 
     def correct_tokens(self, tokens: float) -> None:
         """`tokens` more (or fewer) than reserved were used: later turns move by that much."""
@@ -265,7 +301,7 @@ class Limiter:
         """
         if self._empty_replies >= DISBELIEF:
             return
-        seconds = read_rate_limits(headers).exhausted_seconds(tokens)
+        seconds = exhausted_seconds(headers, tokens)
         if seconds <= 0:
             self._empty_replies = 0
             return

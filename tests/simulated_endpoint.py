@@ -1,6 +1,8 @@
 """A discrete-event endpoint with a hidden limit: drives the pure controller through minutes in milliseconds."""
 
+import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -11,10 +13,14 @@ from batch_runner.adaptive import AdaptiveLimit
 from batch_runner.concurrency import Pacer
 
 
+SEND_SECONDS = 0.0003  # of CPU: no client sends without end at once
+
+
 class Server(Protocol):
     def admits(self, now: float) -> bool: ...
     def finished(self) -> None: ...
     def scale(self, factor: float) -> None: ...
+    def retry_after(self, now: float) -> float: ...
 
 
 @dataclass
@@ -35,6 +41,9 @@ class HiddenConcurrency:
 
     def scale(self, factor):
         self.places *= factor
+
+    def retry_after(self, now):
+        return 1.0
 
 
 @dataclass
@@ -67,6 +76,35 @@ class HiddenRate:
     def scale(self, factor):
         self.per_second *= factor
 
+    def retry_after(self, now):
+        return float(max(1, math.ceil(1 / self.per_second)))
+
+
+@dataclass
+class HiddenWindow:
+    """Admits a number of calls in each whole minute of the clock."""
+
+    per_second: float
+    minute: int = 0
+    used: int = 0
+
+    def admits(self, now):
+        if now // 60 != self.minute:
+            self.minute, self.used = now // 60, 0
+        if self.used >= 60 * self.per_second:
+            return False
+        self.used += 1
+        return True
+
+    def finished(self):
+        pass
+
+    def scale(self, factor):
+        self.per_second *= factor
+
+    def retry_after(self, now):
+        return float(math.ceil(60 - now % 60))
+
 
 @dataclass
 class Refusing:
@@ -84,6 +122,9 @@ class Refusing:
     def scale(self, factor):
         self.share *= factor
 
+    def retry_after(self, now):
+        return 1.0
+
 
 @dataclass
 class Outcome:
@@ -92,11 +133,19 @@ class Outcome:
     limits: list[int] = field(default_factory=list)
 
     def goodput(self, since: float, until: float) -> float:
-        return sum(since <= at < until for at in self.served) / (until - since)
+        served = bisect_left(self.served, until) - bisect_left(self.served, since)
+        return served / (until - since)
 
     def refused_share(self, until: float) -> float:
-        refused = sum(at < until for at in self.refused)
-        return refused / max(1, refused + sum(at < until for at in self.served))
+        refused = bisect_left(self.refused, until)
+        return refused / max(1, refused + bisect_left(self.served, until))
+
+    def seconds_to(self, per_second: float, since: float, until: float) -> float | None:
+        """From `since` on, until the rest of the time has this goodput. None: it never has."""
+        for seconds in range(int(until - since) - 9):
+            if self.goodput(since + seconds, until) >= per_second:
+                return float(seconds)
+        return None
 
 
 @dataclass(kw_only=True)
@@ -107,7 +156,7 @@ class Simulation:
     server: Server
     latency: Callable[[], float]
     round_trip: float = 0.05
-    retry_after: float | None = None
+    retry_after: float | Callable[[float], float] | None = None
     began: float = 0.0
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -115,8 +164,9 @@ class Simulation:
         self.pacer = Pacer(None)
         self.events: list = []
         self.order = count()
-        self.booked = 0  # attempts that hold a place and wait for their turn
-        self.cool_until = 0.0
+        self.again = 0  # rows that were refused and wait to be sent again
+        self.booked = 0  # the attempt that waits for its turn
+        self.cool_until = self.busy_until = 0.0
 
     def at(self, when, act, what):
         heappush(self.events, (when, next(self.order), act, what))
@@ -133,10 +183,16 @@ class Simulation:
         return self.outcome
 
     def book(self, now):
-        self.pacer.per_second = self.limit.pace
-        while self.limit.in_flight + self.booked < self.limit.limit:
-            self.booked += 1
-            self.at(now + self.pacer.reserve(now), self.send, self.limit.rate_limited)
+        """Turns are taken one by one, each at the pace of its time."""
+        while not self.booked and self.limit.in_flight < self.limit.limit:
+            self.pacer.per_second = self.limit.pace
+            wait = max(self.pacer.reserve(now), self.busy_until - now)
+            self.busy_until = now + wait + SEND_SECONDS
+            if wait <= 0:
+                self.begin(now)
+            else:
+                self.booked = 1
+                self.at(now + wait, self.send, self.limit.rate_limited)
 
     def wake(self, now, _):
         """A cool-down may be over: the loop books."""
@@ -145,10 +201,14 @@ class Simulation:
         self.server.scale(factor)
 
     def send(self, now, refused_when_booked):
-        self.booked -= 1
+        self.booked = 0
         if now < self.cool_until or self.limit.rate_limited != refused_when_booked:
             return  # a pause came in between: the place is given back
-        ticket = self.limit.on_begin(now)
+        self.begin(now)
+
+    def begin(self, now):
+        again, self.again = self.again > 0, max(0, self.again - 1)  # who was refused goes first
+        ticket = self.limit.on_begin(now, again=again)
         if self.server.admits(now + self.round_trip / 2):
             self.at(now + self.round_trip + self.latency(), self.served, ticket)
         else:
@@ -162,7 +222,9 @@ class Simulation:
 
     def refused(self, now, ticket):
         self.outcome.refused.append(now)
-        pause = self.limit.on_rate_limited(ticket, now, self.retry_after)
+        self.again += 1
+        said = self.retry_after(now) if callable(self.retry_after) else self.retry_after
+        pause = self.limit.on_rate_limited(ticket, now, said)
         self.outcome.limits.append(self.limit.limit)
         if now + pause > self.cool_until:
             self.limit.on_pause(now + pause - max(now, self.cool_until))

@@ -1,7 +1,14 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 
 from batch_runner.adaptive import AdaptiveLimit
 from batch_runner.concurrency import Concurrency
+
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("origin", [0.0, 1e6])
@@ -16,4 +23,68 @@ def test_what_the_clock_said_before_the_first_attempt_does_not_matter(origin):
             limit.on_success(ticket, now)
     limit.on_rate_limited(limit.on_begin(now), now, 1.0)
     assert limit.pace is not None
-    assert limit.pace > 50
+    assert limit.pace > 40
+
+
+# --- the figures demanded of it: 90 % of a hidden limit from 60 s on, under 3 % answered 429
+
+
+def _load(name, path):
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+_load("simulated_endpoint", TESTS / "simulated_endpoint.py")
+bench = _load("bench_limiter", TESTS / "benchmarks" / "bench_limiter.py")
+
+
+def reached(seed, hidden, bucket, latency, *, says_when=True):
+    cell = bench.Cell(hidden=hidden, bucket=bucket, latency=latency, says_when=says_when)
+    return bench.figures(cell, seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("hidden", "bucket", "latency"),
+    [
+        (5, None, 0.3),
+        (5, None, 2.0),
+        (20, None, 2.0),
+        (100, None, 2.0),
+        (2, 0.1, 0.005),
+        (2, 0.1, 0.3),
+        (2, 1.0, 0.3),
+        (2, 1.0, 2.0),
+        (10, 0.1, 0.3),
+        (10, 1.0, 2.0),
+        (50, 0.1, 0.3),
+        (50, 1.0, 2.0),
+    ],
+)
+def test_a_hidden_limit_is_reached_within_a_minute_at_the_cost_of_few_refusals(
+    hidden, bucket, latency, seed
+):
+    figures = reached(seed, hidden, bucket, latency)
+    assert figures.from_60 >= 0.9
+    assert figures.refused_by_60 < 0.03
+    assert figures.refused < 0.03
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+@pytest.mark.parametrize("hidden", [2, 10, 50])
+def test_a_budget_of_whole_minutes_is_used_up(hidden, says_when):
+    figures = reached(0, hidden, "window", 0.3, says_when=says_when)
+    assert figures.from_60 >= 0.99
+
+
+@pytest.mark.parametrize(("hidden", "bucket"), [(20, None), (100, None), (2, 1.0), (50, 1.0)])
+def test_a_limit_that_halves_and_doubles_is_followed(hidden, bucket):
+    figures = reached(1, hidden, bucket, 0.3)
+    assert figures.halved is not None
+    assert figures.halved <= 60
+    assert figures.doubled is not None
+    assert figures.doubled <= 75  # a minute is what a slow endpoint is left alone for
+    assert figures.at_end >= 0.9

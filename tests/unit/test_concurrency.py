@@ -131,7 +131,7 @@ def test_refusals_at_random_do_not_starve_the_run():
 def test_an_outage_moves_no_limit_and_lengthens_the_pause():
     limit = AdaptiveLimit(WIDE)
     pauses = [limit.on_rate_limited(limit.on_begin(at), at + 0.1) for at in (0.0, 10.0, 20.0, 40.0)]
-    assert pauses == [2.0, 4.0, 8.0, 16.0]
+    assert pauses == [1.0, 2.0, 4.0, 8.0]
     assert limit.limit == 20
 
 
@@ -147,13 +147,17 @@ def test_a_busy_limit_doubles_each_round_until_it_is_refused():
     assert simulation.limit.limit > 20 * 2**4
 
 
-def test_one_burst_of_refusals_is_one_cut_to_what_was_admitted():
-    limit = AdaptiveLimit(WIDE)
-    tickets = [limit.on_begin(0.0) for _ in range(20)]
-    for ticket in tickets[12:]:
-        limit.on_rate_limited(ticket, 0.1)
+def test_the_same_number_in_flight_refused_twice_is_the_limit_and_a_burst_is_one_refusal():
+    limit, now = AdaptiveLimit(WIDE), 0.0
+    for _ in range(2):
+        tickets = [limit.on_begin(now) for _ in range(20)]
+        for ticket in tickets[12:]:
+            limit.on_rate_limited(ticket, now + 0.1)
+        for ticket in tickets[:12]:
+            limit.on_success(ticket, now + 1)
+        now += 5
     assert limit.limit == 12
-    assert [(event.was, event.now) for event in limit.events] == [(20, 12)]
+    assert [(event.was, event.now) for event in limit.events] == [(20, 20), (20, 12)]
 
 
 def test_a_server_error_stops_growth_but_cuts_nothing():

@@ -20,7 +20,7 @@ from batch_runner.faultserver import running
 ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
-    "adaptive", "bill", "breaker", "budget", "columns", "concurrency", "course", "errors",
+    "adaptive", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course", "doubt", "errors",
     "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters", "price_list",
     "pricing", "printable", "prompt", "reask", "records", "redact", "responses", "retry", "sse", "structured",
     "summary", "tally", "template_values", "timeline", "trouble", "values",

@@ -404,6 +404,41 @@ def test_the_limiter_reaches_a_hidden_limit_without_running_into_it(endpoint, id
     assert limiter.events
 
 
+def drained(rows, seconds, refusals=0, concurrency="auto"):
+    """Seconds that so many rows take, each refused so often before it is served."""
+
+    async def story():
+        limiter = Limiter(Concurrency.parse(concurrency), jitter=random.Random(1).random)
+
+        async def row():
+            for attempt in range(refusals + 1):
+                async with limiter.slot(again=attempt > 0) as slot:
+                    await anyio.sleep(0.002)
+                    if attempt < refusals:
+                        slot.rate_limited(1.0)
+                    else:
+                        await anyio.sleep(seconds)
+                        slot.succeeded()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(rows):
+                await limiter.room()
+                tasks.start_soon(row)
+                await anyio.lowlevel.checkpoint()
+        return anyio.current_time()
+
+    return play(story)
+
+
+def test_the_opening_pace_grows_by_round_trips_not_by_the_second():
+    assert drained(200, 0.005) < 0.5
+    assert drained(200, 0.3) < 5
+
+
+def test_an_endpoint_that_refuses_each_row_once_does_not_cost_a_pause_a_row():
+    assert drained(100, 0.02, refusals=1) < 30
+
+
 @pytest.mark.benchmark
 def test_cost_of_an_uncontended_attempt(capsys):
     async def story(limiter, headers):

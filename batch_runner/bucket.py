@@ -1,0 +1,113 @@
+"""An endpoint that counts calls by time, as its refusals show it: a bucket of unknown rate and depth.
+
+A bucket of `depth` seconds admits at most `rate * (depth + t)` calls in any `t` seconds, and one
+call at least. A refusal says that one more was too many. So each refusal tells, for every depth,
+between which bounds the rate is. A depth for which the last refusals agree explains the endpoint.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+
+DEPTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 60.0)  # seconds
+LIKELY = 2  # index of the depth to assume before anything is known
+AGREE = 1.05  # bounds may miss each other by so much: clocks and round trips differ
+SPANS = 3  # refusals looked back on
+MARKS = 64
+FINEST_MARK_SECONDS = 0.02
+
+
+class Guess(NamedTuple):
+    """Calls a second, from the refusals of late."""
+
+    low: float
+    high: float
+    refusals: int
+
+    @property
+    def rate(self) -> float:
+        """Nearer to the upper bound: beyond the rate a refusal tells at once, below it nothing does."""
+        return float((max(self.low, self.high / 3) * self.high**2) ** (1 / 3))
+
+    @property
+    def agrees(self) -> bool:
+        return self.low <= AGREE * self.high
+
+
+class Bucket:
+    """Counts the attempts between refusals, and guesses the rate from them."""
+
+    def __init__(self, now: float) -> None:
+        self._told: deque[list[tuple[float, float]]] = deque(maxlen=SPANS)
+        self.admitted = 0  # since the last refusal
+        self.empty_at = now
+        self._depth, self._least_depth = LIKELY, 0
+        self.depth_known = False
+        self._full = True  # at the start of the span
+        self._marks = [(now, 0)]
+        self._mark_seconds = FINEST_MARK_SECONDS
+
+    def restart(self, now: float) -> None:
+        """Nothing has been sent yet."""
+        self.empty_at = now
+        self._marks = [(now, 0)]
+
+    def begin(self, now: float) -> None:
+        """An attempt is sent."""
+        if now - self._marks[-1][0] >= self._mark_seconds:
+            if len(self._marks) >= MARKS:
+                self._marks = self._marks[::2]
+                self._mark_seconds *= 2
+            self._marks.append((now, self.admitted))
+        self.admitted += 1
+
+    def refused(self, at: float, admitted: int) -> None:
+        """An attempt begun at `at` was refused, `admitted` before it were not."""
+        if admitted:
+            self._told.append([self._bounds(at, admitted, depth) for depth in DEPTHS])
+            self._full = False
+            self.empty_at = at
+        self.admitted = 0
+        self._marks = [(at, 0)]
+        self._mark_seconds = FINEST_MARK_SECONDS
+
+    def forget(self, *, deep: bool) -> None:
+        """The limit has moved: older refusals tell of another one. Its depth may be the same."""
+        while len(self._told) > 1:
+            self._told.popleft()
+        self._least_depth = 0
+        if deep:
+            self._depth, self.depth_known = max(self._depth, LIKELY), False
+
+    def disprove(self) -> None:
+        """A pace below the guess was refused: it is deeper, if the limit stands still."""
+        self._least_depth = min(self._depth + 1, len(DEPTHS) - 1)
+
+    def guess(self) -> Guess:
+        """The rate that the last refusals tell: of the depths that explain them, by the shallowest.
+
+        That is the fastest. If it is too fast, the next refusal tells; too slow would stay unknown.
+        """
+        if len(self._told) == 1:
+            return self._told_by(self._depth)
+        depths = range(self._least_depth, len(DEPTHS))
+        best = min(depths, key=lambda depth: self._told_by(depth).low / self._told_by(depth).high)
+        self._depth = next((depth for depth in depths if self._told_by(depth).agrees), best)
+        guess = self._told_by(self._depth)
+        self.depth_known = guess.agrees
+        return guess
+
+    def _told_by(self, depth: int) -> Guess:
+        bounds = [told[depth] for told in self._told]
+        return Guess(max(low for low, _ in bounds), min(high for _, high in bounds), len(bounds))
+
+    def _bounds(self, at: float, admitted: int, depth: float) -> tuple[float, float]:
+        """Of the rate of a bucket of this depth that admits what it did and refuses this attempt."""
+        seconds = max(at - self.empty_at, 0.01)
+        low, high = (0.01, 0.01) if self._full else (admitted / seconds, (admitted + 1) / seconds)
+        for since, before in self._marks:
+            calls, seconds = admitted - before, at - since
+            if calls > 0 and seconds > 0:
+                low = max(low, min(calls / (seconds + depth), (calls - 1) / seconds))
+                high = max(high, min((calls + 1) / (seconds + depth), calls / seconds))
+        return low, high

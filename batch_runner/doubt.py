@@ -1,0 +1,75 @@
+"""Whether refusals follow the load at all: some gateways refuse at random, or each row once."""
+
+import math
+
+
+STRIKES = 8  # refusals, each forgiven by `FORGIVEN_BY` attempts that got in
+FORGIVEN_BY = 60
+ONCE_EACH = 4  # first attempts refused, and as many second ones served, without exception
+DOUBTED_SECONDS = 60.0
+SHARE_REFUSED = 0.6  # more than an endpoint refuses that refuses each row once
+
+
+class Doubt:
+    """Refusals are not heeded for a minute if they keep coming whatever was cut.
+
+    The same if first attempts are refused and their repeats are not. More load then brings no more
+    of them; if it does, the doubt was wrong and the next one needs twice as much.
+    """
+
+    def __init__(self) -> None:
+        self._strikes = 0.0
+        self._needed = 1
+        self._first_refused = self._again_served = 0
+        self._refused = self._begun = 0  # since the first strike, or since the doubt began
+        self.each_once = False
+        """Whether it doubts because each row was refused once."""
+        self._share = 0.0  # of attempts refused, before the doubt
+        self._until = -math.inf
+
+    def begin(self) -> None:
+        self._begun += 1
+
+    def served(self, *, again: bool) -> None:
+        if again:
+            self._again_served += 1
+        else:
+            self._first_refused = self._again_served = 0
+
+    def count(self) -> None:
+        """An attempt was refused."""
+        self._refused += 1
+
+    def judge(self, *, again: bool, got_in: int, now: float) -> None:
+        """The first refusal of an episode; `got_in` attempts since the one before were not."""
+        if again:
+            self._first_refused = self._again_served = 0
+        else:
+            self._first_refused += 1
+        if got_in:
+            self._strikes = max(0.0, self._strikes - got_in / FORGIVEN_BY) + 1
+        if self._strikes == 1 and now >= self._until:
+            self._refused, self._begun = 1, 1
+
+    def begins(self, now: float) -> bool:
+        """Whether refusals have lost their credit just now."""
+        each_once = min(self._first_refused, self._again_served) >= ONCE_EACH * self._needed
+        if now < self._until or not (each_once or self._strikes >= STRIKES * self._needed):
+            return False
+        self.each_once = each_once
+        self._until = now + DOUBTED_SECONDS
+        self._share = self._refused / max(1, self._begun)
+        self._refused = self._begun = self._first_refused = self._again_served = 0
+        return True
+
+    def lasts(self, now: float) -> bool:
+        return now < self._until
+
+    def was_wrong(self, now: float) -> bool:
+        """Whether more load has brought more refusals: then they are heeded from now on."""
+        share = self._refused / max(1, self._begun)
+        if not self.lasts(now) or self._refused < 5 or share <= min(2 * self._share, SHARE_REFUSED):
+            return False
+        self._until, self._strikes = now, 0.0
+        self._needed *= 2
+        return True

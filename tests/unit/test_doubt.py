@@ -1,0 +1,47 @@
+from batch_runner.doubt import DOUBTED_SECONDS, Doubt
+
+
+def test_refusals_that_keep_coming_are_doubted_for_a_minute():
+    doubt, begun = Doubt(), []
+    for now in range(12):
+        for _ in range(10):
+            doubt.begin()
+        doubt.count()
+        doubt.judge(again=False, got_in=9, now=now)
+        if doubt.begins(now):
+            begun.append(now)
+    assert len(begun) == 1
+    assert doubt.lasts(begun[0] + DOUBTED_SECONDS - 1)
+    assert not doubt.lasts(begun[0] + DOUBTED_SECONDS)
+
+
+def test_refusals_far_apart_are_believed():
+    doubt = Doubt()
+    for now in range(100):
+        doubt.count()
+        doubt.judge(again=False, got_in=100, now=now)
+        assert not doubt.begins(now)
+
+
+def test_an_endpoint_that_refuses_each_row_once_is_found_out_after_four_rows():
+    doubt = Doubt()
+    for row in range(5):
+        doubt.judge(again=False, got_in=1, now=row)
+        assert doubt.begins(row) == (row == 4)
+        doubt.served(again=True)
+    assert doubt.each_once
+
+
+def test_a_doubt_that_brings_more_refusals_was_wrong():
+    doubt = Doubt()
+    for now in range(20):
+        doubt.begin()
+        doubt.count()
+        doubt.judge(again=False, got_in=9, now=now)
+        if doubt.begins(now):
+            break
+    for _ in range(6):
+        doubt.begin()
+        doubt.count()
+    assert doubt.was_wrong(now + 1)
+    assert not doubt.lasts(now + 1)
