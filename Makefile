@@ -65,7 +65,7 @@ typecheck: install ## types only
 	$(BIN)/mypy
 
 test-faults: install ## kills, full disks, power cuts, fault injection (minutes; some need root)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 sim: install ## simulated histories of crashes and bad replies: SEEDS=10000, or SEED=1234 for one
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS))
