@@ -8,7 +8,7 @@ from typing import Any
 from batch_runner.atomic import publish
 from batch_runner.columns import Ending
 from batch_runner.disk import explained
-from batch_runner.records import Failure, Request, Row, RowResult, RowStatus
+from batch_runner.records import Failure, Request, Row, RowStatus
 from batch_runner.responses import ECHOED
 from batch_runner.tables import BatchAnswer, Format, Table, compressed, failures_path, format_of
 from batch_runner.tables import OpenAIBatchTable as BatchTable
@@ -52,8 +52,7 @@ def batch_answer(ending: Ending, sent: Request | Failure) -> BatchAnswer:
 
     `error` is for what `response` does not tell: no HTTP reply, or a reply that would not do.
     """
-    result = ending.result
-    response = None if result is None else _response(result, sent)
+    response = _response(ending, sent) if ending.told else None
     fine = ending.status in (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
     told = response is not None and (fine or response["status_code"] >= 400)
     code = str(ending.code or ending.status)
@@ -65,17 +64,18 @@ def batch_answer(ending: Ending, sent: Request | Failure) -> BatchAnswer:
     )
 
 
-def _response(result: RowResult, sent: Request | Failure) -> dict[str, Any] | None:
+def _response(ending: Ending, sent: Request | Failure) -> dict[str, Any] | None:
     """The reply with what it echoed of the request, which the journal does not keep."""
-    status = result.http_status or 200
-    if result.reply is not None:
+    told, status = ending.told, ending.told.get("http_status")
+    reply = told.get("reply")
+    if reply is not None:
         asked = json.loads(sent.body) if isinstance(sent, Request) else {}
         echo = {name: asked[name] for name in ECHOED & asked.keys() if name != "input"}
-        body = {**_WHEN_UNSAID, **echo, **result.reply}
-    elif result.http_status is not None and result.http_status >= 400:
-        message = (result.ending.message or "").removeprefix(f"HTTP {status}: ")
-        code = result.code
-        body = {"error": {"message": message, "type": None, "param": None, "code": code}}
+        body = {**_WHEN_UNSAID, **echo, **reply}
+    elif status is not None and status >= 400:
+        message = (ending.message or "").removeprefix(f"HTTP {status}: ")
+        error = {"message": message, "type": None, "param": None, "code": ending.code}
+        body = {"error": error}
     else:
         return None
-    return {"status_code": status, "request_id": result.request_id, "body": body}
+    return {"status_code": status or 200, "request_id": told.get("request_id"), "body": body}

@@ -10,6 +10,7 @@ from batch_runner.bill import Biller
 from batch_runner.columns import Ending, output_columns
 from batch_runner.errors import InputError, UsageError
 from batch_runner.jobfile import Overrides, load_job
+from batch_runner.journal import result_fields
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import digest_of
 from batch_runner.records import (
@@ -175,8 +176,9 @@ def _ending(result: RowResult, biller: Biller, schema: AnswerSchema | None, sour
         status=result.status,
         code=result.code,
         message=result.ending.message,
-        result=result,
-        cost=biller.cost(result),
+        text=result.ending.text,
+        told=result_fields(result),
+        cost=biller.cost(result.billed, asked=result.asked_model),
         source=source,
         answer=schema.value(result.ending.text) if schema is not None else None,
     )

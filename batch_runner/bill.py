@@ -1,7 +1,7 @@
 """What a run cost: known, unknown, and at most. Unknown is never folded into zero."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -170,15 +170,15 @@ class Biller:
         self.prices = prices
         self.tiers = tiers
 
-    def cost(self, result: RowResult) -> Decimal | None:
-        """List price of all attempts with known usage; None when one of them has no price."""
+    def cost(self, billed: Sequence[Billed], *, asked: str | None) -> Decimal | None:
+        """List price of a row's attempts with known usage; None when one of them has no price."""
         total = Decimal(0)
-        for billed in result.billed:
-            dollars = self.prices.cost(billed, asked=result.asked_model)
+        for one in billed:
+            dollars = self.prices.cost(one, asked=asked)
             if dollars is None:
                 return None
             total += dollars
-        return total if result.billed else None
+        return total if billed else None
 
     def bill(self, result: RowResult) -> Bill:
         """The calls, tokens and dollars of one row."""

@@ -2,25 +2,30 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_runner import stored
 from batch_runner.errors import JobError
 from batch_runner.job import ColumnSet, JobSpec
-from batch_runner.records import Column, ColumnKind, Completion, RowResult, RowStatus, Usage
+from batch_runner.records import Column, ColumnKind, Completion, RowStatus
 from batch_runner.responses import citations
+from batch_runner.stored import Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """A row as the output shows it: its result, or why it has none."""
+    """A row as the output shows it: how it ended and what is told of it, or why it has no result."""
 
     status: RowStatus
     code: str | None = None
     message: str | None = None
-    result: RowResult | None = None
+    text: str = ""
+    """What the model wrote."""
+    told: Told = field(default_factory=dict)
+    """The fields of its result; empty without one."""
     cost: Decimal | None = None
     """Dollars for all attempts of known usage; None when unpriced or unknown."""
     source: str = ""
@@ -28,31 +33,30 @@ class Ending:
     """The parsed JSON answer, for JSON columns."""
 
 
-_NOTHING = Usage()
+def _latency(ending: Ending) -> float | None:
+    seconds = ending.told.get("latency_seconds")
+    return None if seconds is None else round(seconds, 3)
 
 
-def _usage(ending: Ending) -> Usage:
-    result = ending.result
-    return result.final_usage or _NOTHING if result is not None else _NOTHING
+def _time(name: str) -> Callable[[Ending], datetime | None]:
+    def read(ending: Ending) -> datetime | None:
+        seconds = ending.told.get(name)
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+    return read
+
+
+def _told(name: str) -> Callable[[Ending], Any]:
+    return lambda ending: ending.told.get(name)
+
+
+def _count(name: str) -> Callable[[Ending], int | None]:
+    return lambda ending: stored.usage(ending.told).get(name)
 
 
 def _completion(ending: Ending) -> Completion | None:
-    result = ending.result
-    return result.ending if result is not None and isinstance(result.ending, Completion) else None
-
-
-def _text(ending: Ending) -> str | None:
-    if ending.result is None:
-        return None
-    return ending.result.ending.text or None
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
-
-
-def _of_result(read: Callable[[RowResult], Any]) -> Callable[[Ending], Any]:
-    return lambda ending: read(ending.result) if ending.result is not None else None
+    told = stored.ending(ending.told, ending.status) if ending.told else None
+    return told if isinstance(told, Completion) else None
 
 
 def _tool_calls(ending: Ending) -> Any:
@@ -65,40 +69,41 @@ def _reasoning(ending: Ending) -> str | None:
     return completion.reasoning if completion else None
 
 
+def _unknown(ending: Ending) -> int | None:
+    return sum(ending.told.get("unknown", {}).values()) if ending.told else None
+
+
 K = ColumnKind
 _STANDARD: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
-    "output": (K.TEXT, _text),
-    "status": (K.TEXT, lambda e: str(e.status)),
+    "output": (K.TEXT, lambda e: e.text or None),
+    "status": (K.TEXT, lambda e: e.status.value),
     "error_code": (K.TEXT, lambda e: str(e.code) if e.code else None),
     "error": (K.TEXT, lambda e: e.message),
-    "input_tokens": (K.INTEGER, lambda e: _usage(e).input_tokens),
-    "cached_tokens": (K.INTEGER, lambda e: _usage(e).cached_tokens),
-    "output_tokens": (K.INTEGER, lambda e: _usage(e).output_tokens),
-    "reasoning_tokens": (K.INTEGER, lambda e: _usage(e).reasoning_tokens),
-    "total_tokens": (K.INTEGER, lambda e: _usage(e).total_tokens),
+    "input_tokens": (K.INTEGER, _count("input_tokens")),
+    "cached_tokens": (K.INTEGER, _count("cached_tokens")),
+    "output_tokens": (K.INTEGER, _count("output_tokens")),
+    "reasoning_tokens": (K.INTEGER, _count("reasoning_tokens")),
+    "total_tokens": (K.INTEGER, _count("total_tokens")),
     "cost_usd": (K.NUMBER, lambda e: float(e.cost) if e.cost is not None else None),
-    "model": (K.TEXT, _of_result(lambda r: r.model)),
-    "attempts": (K.COUNT, _of_result(lambda r: r.attempts)),
-    "latency_s": (
-        K.NUMBER,
-        _of_result(lambda r: None if r.latency_seconds is None else round(r.latency_seconds, 3)),
-    ),
+    "model": (K.TEXT, _told("model")),
+    "attempts": (K.COUNT, _told("attempts")),
+    "latency_s": (K.NUMBER, _latency),
     "tool_calls": (K.JSON, _tool_calls),
     "source_file": (K.TEXT, lambda e: e.source),
 }
 _FULL: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
-    "cache_write_tokens": (K.INTEGER, lambda e: _usage(e).cache_write_tokens),
+    "cache_write_tokens": (K.INTEGER, _count("cache_write_tokens")),
     "reasoning": (K.TEXT, _reasoning),
-    "billing_unknown": (K.COUNT, _of_result(lambda r: sum(r.unknown.values()))),
-    "finish_reason": (K.TEXT, _of_result(lambda r: r.finish_reason)),
-    "service_tier": (K.TEXT, _of_result(lambda r: r.service_tier)),
-    "response_id": (K.TEXT, _of_result(lambda r: r.response_id)),
-    "request_key": (K.TEXT, _of_result(lambda r: r.key.hex())),
-    "run_id": (K.TEXT, _of_result(lambda r: r.run_id)),
-    "started_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.started_at))),
-    "finished_at": (K.TIMESTAMP, _of_result(lambda r: _time(r.finished_at))),
-    "citations": (K.JSON, _of_result(lambda r: citations(r.reply) or None)),
-    "raw": (K.TEXT, _of_result(lambda r: _json(r.reply))),
+    "billing_unknown": (K.COUNT, _unknown),
+    "finish_reason": (K.TEXT, _told("finish_reason")),
+    "service_tier": (K.TEXT, _told("service_tier")),
+    "response_id": (K.TEXT, _told("response_id")),
+    "request_key": (K.TEXT, _told("result")),
+    "run_id": (K.TEXT, _told("run_id")),
+    "started_at": (K.TIMESTAMP, _time("started_at")),
+    "finished_at": (K.TIMESTAMP, _time("finished_at")),
+    "citations": (K.JSON, lambda e: citations(e.told.get("reply")) or None),
+    "raw": (K.TEXT, lambda e: _json(e.told.get("reply"))),
 }
 _ALL = {**_STANDARD, **_FULL}
 _MINIMAL = ("output", "status", "error_code")

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batch_runner import stored
 from batch_runner.atomic import publish
 from batch_runner.batch_answers import is_batch, write_answers
 from batch_runner.columns import Ending
 from batch_runner.job import FormulaPolicy
-from batch_runner.records import Failure, Row, RowResult, RowStatus
+from batch_runner.journal import ending_of
+from batch_runner.records import Completion, Failure, Row, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.tally import Examples
 from batch_runner.work import Work
@@ -30,8 +32,7 @@ class Exported:
     """Rows whose stored result no longer passes its checksum; they are pending again."""
 
 
-def _as_stored(result: RowResult) -> RowResult:
-    return result
+Judge = Callable[[Completion | Failure], Completion | Failure]
 
 
 def export(
@@ -39,24 +40,25 @@ def export(
     path: Path,
     *,
     partial: bool = False,
-    seen_as: Callable[[RowResult], RowResult] = _as_stored,
+    judge: Judge | None = None,
 ) -> Exported:
     """`path` holds every input row with its new cells; it appears only when whole.
 
-    `partial` leaves out rows that are not finished; `seen_as` may judge a result anew. Raises StorageError when it cannot be written.
+    `partial` leaves out rows that are not finished; `judge` may see an ending in a new light. Raises
+    StorageError when it cannot be written.
     """
     exported = Exported()
 
     def shown(row: Row) -> Ending | None:
         if row.index >= work.plan.rows:
             return None  # appended since the plan was made: a row of the next run
-        ending = _ending(work, row, exported, seen_as)
+        ending = _ending(work, row, exported, judge)
         if partial and ending.status is RowStatus.PENDING:
             return None
         exported.statuses[ending.status] += 1
         if ending.code:
             exported.codes[str(ending.code)] += 1
-            label = ending.result.label if ending.result else None
+            label = ending.told.get("label")
             exported.examples.add(ending.code, ending.message, row=row.index, label=label)
         return ending
 
@@ -88,36 +90,33 @@ def endings(work: Work) -> Iterator[tuple[Row, Ending]]:
             yield row, _ending(work, row, exported)
 
 
-def _ending(
-    work: Work,
-    row: Row,
-    exported: Exported,
-    seen_as: Callable[[RowResult], RowResult] = _as_stored,
-) -> Ending:
+def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None) -> Ending:
     """How the row stands; what is unusual about it is counted in `exported`."""
     if not work.plan.has_request(row.index):
         return _unsendable(work, row)
     entry = work.replay.index.entry(work.plan.entries[row.index])
-    result = None if entry is None else work.replay.load(entry)
-    if entry is None or result is None:
+    told = None if entry is None else work.replay.told(entry)
+    if entry is None or told is None:
         exported.damaged += entry is not None
         return Ending(status=RowStatus.PENDING, source=row.source)
-    result = seen_as(result)
-    if entry.file < work.earlier_segments and result.status is not RowStatus.FAILED:
+    status, code, message = entry.status, entry.code, told.get("message")
+    text = stored.text(told, status)
+    if judge is not None:
+        judged = judge(ending_of(told))
+        status, code, message, text = judged.status, judged.code, judged.message, judged.text
+    if entry.file < work.earlier_segments and status is not RowStatus.FAILED:
         exported.reused += 1
     is_copy = work.plan.is_copy(row.index)
-    if is_copy:  # its call was another row's, and so are its attempts, tokens and cost
-        result = replace(
-            result, attempts=0, billed=(), final_usage=None, unknown={}, latency_seconds=None
-        )
+    billed = () if is_copy else stored.billed(told)
     return Ending(
-        status=result.status,
-        code=result.code,
-        message=result.ending.message,
-        result=result,
-        cost=None if is_copy else work.biller.cost(result),
+        status=status,
+        code=code,
+        message=message,
+        text=text,
+        told=stored.of_a_copy(told) if is_copy else told,
+        cost=work.biller.cost(billed, asked=told.get("asked_model")),
         source=row.source,
-        answer=work.schema.value(result.ending.text) if work.schema is not None else None,
+        answer=work.schema.value(text) if work.schema is not None else None,
     )
 
 

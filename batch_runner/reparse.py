@@ -1,6 +1,5 @@
 """`batch-runner reparse`: columns from stored replies, after the schema or the columns changed."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from batch_runner.errors import UsageError
 from batch_runner.export import Exported, export
 from batch_runner.journal import Entry, Manifest, RunDirectory, read_manifest
 from batch_runner.reask import Reasking
-from batch_runner.records import Completion, ErrorCode, Failure, RowResult, RowStatus
+from batch_runner.records import Completion, ErrorCode, Failure, RowStatus
 from batch_runner.work import Work
 
 
@@ -36,7 +35,7 @@ def reparse(work: Work, path: Path) -> Exported:
         on_invalid=work.job.json.on_invalid,
         on_incomplete=work.job.retry.on_incomplete,
     )
-    return export(work, path, seen_as=partial(_judged, reasking))
+    return export(work, path, judge=partial(_judged, reasking))
 
 
 def _has_reply(entry: Entry) -> bool:
@@ -48,11 +47,10 @@ def _is_same_input(work: Work) -> bool:
     return isinstance(manifest, Manifest) and manifest.input.get("files") == work.input_identity
 
 
-def _judged(reasking: Reasking, result: RowResult) -> RowResult:
-    """The result as it would have ended under the schema of now."""
-    ending = result.ending
+def _judged(reasking: Reasking, ending: Completion | Failure) -> Completion | Failure:
+    """How the row would have ended under the schema of now."""
     if isinstance(ending, Failure):
         if ending.code != ErrorCode.JSON_INVALID:
-            return result
+            return ending
         ending = Completion(text=ending.text)
-    return replace(result, ending=reasking.judge(ending))
+    return reasking.judge(ending)

@@ -4,7 +4,7 @@ Servers differ (reference: OpenAI, Open Responses, llama.cpp, LiteLLM, vLLM, tra
 everything but the text is optional here, `error.code` may be a number, and unknown item types pass.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -270,12 +270,10 @@ def _has_reasoning(reply: Mapping[str, Any]) -> bool:
 
 
 def _count(table: Any, name: str) -> int | None:
-    value = table.get(name) if isinstance(table, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return None
-    return value
+    value = table.get(name) if isinstance(table, dict) else None
+    return value if type(value) is int and value >= 0 else None  # a bool is no count
 
 
-def _mappings(items: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(items, list):
-        yield from (item for item in items if isinstance(item, Mapping))
+def _mappings(items: Any) -> list[Mapping[str, Any]]:
+    """The JSON objects in a list; what else is there is passed over."""
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

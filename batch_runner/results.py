@@ -8,6 +8,7 @@ from typing import Any
 from batch_runner.columns import Ending
 from batch_runner.export import endings
 from batch_runner.job import JobSpec
+from batch_runner.journal import result_of
 from batch_runner.records import Row, RowResult, RowStatus, Usage
 from batch_runner.work import Work, open_work
 
@@ -47,14 +48,14 @@ def read_results(job: JobSpec) -> Iterator[Outcome]:
 
 
 def _outcome(work: Work, row: Row, ending: Ending) -> Outcome:
-    result = ending.result
+    result = result_of(ending.told) if ending.told else None
     return Outcome(
         row=row,
         label=work.builder.label(row),
         status=ending.status,
         code=ending.code,
         message=ending.message,
-        text=(result.ending.text or None) if result is not None else None,
+        text=ending.text or None,
         answer=ending.answer,
         usage=result.final_usage if result is not None else None,
         cost=ending.cost,

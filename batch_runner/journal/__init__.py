@@ -24,7 +24,7 @@ from batch_runner.journal.manifest import (
     write_manifest,
 )
 from batch_runner.journal.packed import Packed, read_packed, write_packed
-from batch_runner.journal.record import Intent
+from batch_runner.journal.record import Intent, ending_of, result_fields, result_of
 from batch_runner.journal.replay import Known, PastRun, Replay, replay
 from batch_runner.journal.scan import Damage, DamageKind
 from batch_runner.journal.verify import VerifyReport, verify
@@ -51,10 +51,13 @@ __all__ = [
     "Replay",
     "RunDirectory",
     "VerifyReport",
+    "ending_of",
     "is_locked",
     "read_manifest",
     "read_packed",
     "replay",
+    "result_fields",
+    "result_of",
     "take_lock",
     "verify",
     "write_manifest",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from batch_runner import stored
 from batch_runner.errors import UsageError
 from batch_runner.jsonbytes import decode, encode
 from batch_runner.records import (
@@ -18,7 +19,7 @@ from batch_runner.records import (
     UnknownBilling,
     Usage,
 )
-from batch_runner.responses import read_output
+from batch_runner.stored import Told
 
 
 FORMAT = 1
@@ -143,6 +144,10 @@ def read_intent(line: bytes) -> Intent:
 
 
 def result_body(result: RowResult) -> bytes:
+    return _open_object(result_fields(result))
+
+
+def result_fields(result: RowResult) -> dict[str, Any]:
     """Everything a result holds; what its reply gives back is not stored twice. None is left out."""
     ending = result.ending
     fields: dict[str, Any] = {
@@ -174,7 +179,7 @@ def result_body(result: RowResult) -> bytes:
     }
     fields |= _unlike_reply(result)
     fields |= {name: value for name, value in optional.items() if value is not None}
-    return _open_object(fields)
+    return fields
 
 
 def state_of(result: bytes) -> bytes:
@@ -187,26 +192,33 @@ def read_state(state: bytes) -> tuple[RowStatus, str | None]:
     return RowStatus(fields["status"]), fields["code"]
 
 
+def read_told(line: bytes) -> dict[str, Any]:
+    """The fields of a result's line."""
+    return decode(line)  # type: ignore[no-any-return]  # its checksum holds: it is what was written
+
+
 def read_result(line: bytes, *, run_id: str | None = None) -> RowResult:
     """`run_id` is that of the segment's header."""
-    fields = decode(line)
-    ending = _read_ending(fields)
-    usage = fields.get("final_usage")
+    return result_of({**read_told(line), "run_id": run_id})
+
+
+def result_of(told: Told) -> RowResult:
+    """The result that a line tells, whole."""
+    usage = told.get("final_usage")
     parsed = {
-        "key": bytes.fromhex(fields["result"]),
-        "billed": tuple(_read_billed(billed) for billed in fields.get("billed", ())),
+        "key": bytes.fromhex(told["result"]),
+        "ending": ending_of(told),
+        "billed": stored.billed(told),
         "final_usage": None if usage is None else Usage(**usage),
-        "unknown": {UnknownBilling(name): n for name, n in fields.get("unknown", {}).items()},
+        "unknown": {UnknownBilling(name): n for name, n in told.get("unknown", {}).items()},
     }
-    for name in _NOT_OF_A_RESULT:
-        fields.pop(name, None)
-    return RowResult(ending=ending, run_id=run_id, **{**fields, **parsed})
+    rest = {name: value for name, value in told.items() if name not in _NOT_OF_A_RESULT}
+    return RowResult(**{**rest, **parsed})
 
 
-_NOT_OF_A_RESULT = (
-    *("result", "status", "code", "message", "text", "reasoning", "tool_calls"),
-    *("n", "crc"),
-)
+_NOT_OF_A_RESULT = frozenset({
+    "result", "status", "code", "message", "text", "reasoning", "tool_calls", "n", "crc",
+})  # fmt: skip
 """What else a line says: its key, its ending, and the seal."""
 
 
@@ -219,50 +231,28 @@ def read_dues(line: bytes) -> Dues:
     except ValueError:
         fields = decode(line)
     return Dues(
-        billed=tuple(_read_billed(billed) for billed in fields.get("billed", ())),
+        billed=stored.billed(fields),
         unknown=sum(fields.get("unknown", {}).values()),
         asked_model=fields.get("asked_model"),
         finished_at=fields.get("finished_at"),
     )
 
 
-def _read_ending(fields: Mapping[str, Any]) -> Completion | Failure:
-    status = _STATUSES[fields["status"]]
-    written = _written(status, fields.get("reply"))
-    text = fields.get("text", written["text"])
-    if status in (RowStatus.FAILED, RowStatus.SKIPPED):
-        return Failure(
-            status=status, code=fields["code"], message=fields.get("message", ""), text=text
-        )
-    return Completion(
-        status=status,
-        code=fields["code"],
-        message=fields.get("message"),
-        text=text,
-        reasoning=fields.get("reasoning", written["reasoning"]),
-        tool_calls=tuple(fields.get("tool_calls", written["tool_calls"])),
-    )
+def ending_of(told: Told) -> Completion | Failure:
+    return stored.ending(told, _STATUSES[told["status"]])
 
 
 def _unlike_reply(result: RowResult) -> dict[str, Any]:
     """What the model wrote, as far as the stored reply would not give it back."""
     ending = result.ending
-    actual: dict[str, Any] = {"text": ending.text}
+    derived = stored.written({"reply": result.reply}, ending.status)
+    unlike: dict[str, Any] = {} if ending.text == derived.text else {"text": ending.text}
     if isinstance(ending, Completion):
-        actual |= {"reasoning": ending.reasoning, "tool_calls": ending.tool_calls}
-    derived = _written(ending.status, result.reply)
-    return {name: value for name, value in actual.items() if value != derived[name]}
-
-
-def _written(status: RowStatus, reply: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the model wrote according to its reply."""
-    output = read_output(reply or {})
-    refusal = output.refusal if status is RowStatus.REFUSED else ""
-    return {
-        "text": output.text or refusal,
-        "reasoning": output.reasoning or None,
-        "tool_calls": output.tool_calls,
-    }
+        if ending.reasoning != (derived.reasoning or None):
+            unlike["reasoning"] = ending.reasoning
+        if ending.tool_calls != derived.tool_calls:
+            unlike["tool_calls"] = ending.tool_calls
+    return unlike
 
 
 def _billed_fields(billed: Billed) -> dict[str, Any]:
@@ -272,15 +262,6 @@ def _billed_fields(billed: Billed) -> dict[str, Any]:
         "service_tier": billed.service_tier,
         "at": billed.at,
     }
-
-
-def _read_billed(fields: Mapping[str, Any]) -> Billed:
-    return Billed(
-        usage=Usage(**fields["usage"]),
-        model=fields["model"],
-        service_tier=fields["service_tier"],
-        at=fields["at"],
-    )
 
 
 def _usage_fields(usage: Usage) -> dict[str, int]:

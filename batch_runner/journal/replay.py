@@ -33,6 +33,7 @@ from batch_runner.journal.scan import (
     read_journal,
 )
 from batch_runner.records import Pending, RowResult
+from batch_runner.stored import Told
 
 
 _OPEN_FILES = 32
@@ -101,6 +102,11 @@ class Replay:
 
     def load(self, entry: Entry) -> RowResult | None:
         """The whole result, checked again; None when the disk no longer holds it intact."""
+        told = self.told(entry)
+        return None if told is None else record.result_of(told)
+
+    def told(self, entry: Entry) -> Told | None:
+        """The fields of the result, and `run_id`; None when the disk no longer holds it intact."""
         try:
             data = self._disk.pread(self._descriptor(entry.file), entry.length, entry.offset)
         except FileNotFoundError:
@@ -110,7 +116,9 @@ class Replay:
         expected = RESULT + self.index.key(entry.number).hex().encode()
         if not (data.startswith(expected) and line.is_intact(data)):
             return None
-        return record.read_result(data, run_id=self._run_id(entry.file))
+        told = record.read_told(data)
+        told["run_id"] = self._run_id(entry.file)
+        return told
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:
         """Every result in the order it was written, superseded ones too: they were paid for.

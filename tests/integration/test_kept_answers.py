@@ -144,7 +144,9 @@ def test_what_was_put_aside_on_purpose_is_no_loss(work, run_cli):
     work.server.misbehave("slow:0.5")
     process = run_cli.start("run", "job.toml", "--fresh", "-c", "1")
     deadline = time.monotonic() + 20
-    while not [*work.run_folder.glob("journal.before-*")] and time.monotonic() < deadline:
+    begun = work.run_folder / "journal" / "00000000.jsonl"
+    aside = work.run_folder.glob
+    while not (begun.exists() and [*aside("journal.before-*")]) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()

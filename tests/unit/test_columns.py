@@ -9,6 +9,7 @@ import pytest
 from batch_runner.columns import Ending, at_pointer, output_columns
 from batch_runner.errors import JobError
 from batch_runner.jobmapping import job_from_mapping
+from batch_runner.journal import result_fields
 from batch_runner.records import (
     ColumnKind,
     Completion,
@@ -88,7 +89,12 @@ def test_types_are_those_of_the_reference():
 
 
 def test_an_answer_fills_its_row():
-    ending = Ending(status=RowStatus.OK, result=RESULT, cost=Decimal("0.5"))
+    ending = Ending(
+        status=RowStatus.OK,
+        text=RESULT.ending.text,
+        told=result_fields(RESULT),
+        cost=Decimal("0.5"),
+    )
     row = cells(ending, columns="full", request={"tools": [{}]})
     assert row["output"] == "hi"
     assert row["status"] == "ok"
@@ -110,7 +116,9 @@ def test_what_is_unknown_is_empty_and_never_zero():
             status=RowStatus.FAILED,
             code="timeout",
             message="late",
-            result=RowResult(key=b"k" * 16, row=0, ending=Failure(code="timeout", message="late")),
+            told=result_fields(
+                RowResult(key=b"k" * 16, row=0, ending=Failure(code="timeout", message="late"))
+            ),
         ),
     ):
         row = cells(ending)
@@ -125,7 +133,8 @@ def test_text_that_was_paid_for_is_kept_though_the_row_failed():
     ending = Ending(
         status=RowStatus.FAILED,
         code=failed.code,
-        result=RowResult(key=b"k" * 16, row=0, ending=failed),
+        text=failed.text,
+        told=result_fields(RowResult(key=b"k" * 16, row=0, ending=failed)),
     )
     assert cells(ending)["output"] == "almost"
 
@@ -156,7 +165,11 @@ def test_json_columns_are_named_as_written_and_typed_by_the_schema():
         "ab": ColumnKind.INTEGER, "gone": ColumnKind.JSON,
     }  # fmt: skip
     answer = {"category": "x", "tags": ["t"], "deep": {"a/b": 5}}
-    row = made.cells(Ending(status=RowStatus.OK, result=RESULT, answer=answer))[3:]
+    row = made.cells(
+        Ending(
+            status=RowStatus.OK, text=RESULT.ending.text, told=result_fields(RESULT), answer=answer
+        )
+    )[3:]
     assert row == ["x", None, None, None, ["t"], "t", 5, None]
 
 

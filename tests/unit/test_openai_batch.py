@@ -10,6 +10,7 @@ from batch_runner.batch_answers import batch_answer
 from batch_runner.columns import Ending
 from batch_runner.errors import InputError, JobError
 from batch_runner.jobmapping import job_from_mapping
+from batch_runner.journal import result_fields
 from batch_runner.records import Completion, Failure, Request, RowResult, RowStatus
 from batch_runner.tables import (
     BatchAnswer,
@@ -121,7 +122,8 @@ REPLY = {"id": "resp_1", "model": "m-1", "status": "completed", "output": [], "u
 def told(ending, *, status=RowStatus.OK, **result):
     made = RowResult(key=b"k" * 16, row=0, ending=ending, **result)
     return batch_answer(
-        Ending(status=status, code=ending.code, message=ending.message, result=made), SENT
+        Ending(status=status, code=ending.code, message=ending.message, told=result_fields(made)),
+        SENT,
     )
 
 
