@@ -146,7 +146,8 @@ def test_what_was_put_aside_on_purpose_is_no_loss(work, run_cli):
     deadline = time.monotonic() + 20
     begun = work.run_folder / "journal" / "00000000.jsonl"
     aside = work.run_folder.glob
-    while not (begun.exists() and [*aside("journal.before-*")]) and time.monotonic() < deadline:
+    # In this order: before the old journal is aside, the segment there is one of its own.
+    while not ([*aside("journal.before-*")] and begun.exists()) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
