@@ -64,19 +64,24 @@ def write_requests(work: Work, path: Path) -> int:
 
     Rows without a request are left out and told of.
     """
-    written = left_out = size = 0
+    written = left_out = first_left_out = size = 0
     with publish(path) as raw, compressed(raw, path) as target:
         for row in work.table.rows(columns=work.builder.columns, on_bad=ignore):
             request = work.builder.build(row)
             if isinstance(request, Failure):
                 left_out += 1
+                first_left_out = first_left_out or row.index + 1
                 continue
             line = request_line(custom_id(request), request.body)
             target.write(line)
             written += 1
             size += len(line)
     if left_out:
-        log.warning("%d rows have no request (empty or unusable cells) and are left out", left_out)
+        rows = "1 row is" if left_out == 1 else f"{left_out:,} rows are"
+        log.warning(
+            "%s left out, having no request (empty or unusable cells): the first is row %s",
+            rows, f"{first_left_out:,}",
+        )  # fmt: skip
     if written > MOST_LINES or size > MOST_BYTES:
         log.warning(
             "the hosted API takes at most %s lines and %s MB a file: split it",

@@ -24,6 +24,8 @@ def leave_plan(work: Work) -> None:
     To be called before anything of the plan is changed.
     """
     taken = work.shortcut
+    if taken is not None and work.plan_made_of is None:
+        return
     if taken is None or taken.plan is None or taken.plan.plan is not work.plan:
         replay = work.replay
         known = Known(index=replay.index, unknown=replay.unknown, runs=replay.runs)
@@ -40,8 +42,9 @@ def leave_all(work: Work, dispatch: Dispatch | None, results: Bill) -> None:
     known = Known(index=replay.index, unknown=replay.unknown, runs=runs)
     segments = len(replay.index.files)
     taken = work.shortcut
-    if wrote or taken is None or taken.bill is None or taken.bill.segments != segments:
-        _leave(work, known, KnownBill(at_prices=_prices(work), segments=segments, bill=results))
+    bill = KnownBill(at_prices=_prices(work), segments=segments, bill=results)
+    if taken is None or taken.bill is None or taken.bill != bill:
+        _leave(work, known, bill)
 
 
 def bill_of_results(work: Work, dispatch: Dispatch | None) -> Bill:
@@ -76,7 +79,9 @@ def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
     made_of = work.plan_made_of
     plan = None if made_of is None else KnownPlan(made_of=made_of, plan=work.plan)
     try:
-        if work.replay.pending or any(not place.is_expected for place in work.replay.damage):
+        segments = [directory.segments / name for name in known.index.files]
+        unusual = work.replay.pending or any(not p.is_expected for p in work.replay.damage)
+        if unusual or not all(path.exists() for path in segments):
             directory.shortcut.unlink(missing_ok=True)
         else:
             write_shortcut(directory, Shortcut(known=known, plan=plan, bill=bill))

@@ -30,24 +30,26 @@ class Tokens:
     """Sums of the counts that were reported."""
 
     input: int = 0
-    cached: int = 0
+    cached: int | None = None
+    """None: not reported by any attempt, which is never zero."""
     output: int = 0
-    reasoning: int = 0
+    reasoning: int | None = None
+    """Likewise."""
     unreported: int = 0
     """Answered attempts whose input or output count did not come back."""
 
     def add(self, usage: Usage) -> None:
         self.input += usage.input_tokens or 0
-        self.cached += usage.cached_tokens or 0
+        self.cached = _plus(self.cached, usage.cached_tokens)
         self.output += usage.output_tokens or 0
-        self.reasoning += usage.reasoning_tokens or 0
+        self.reasoning = _plus(self.reasoning, usage.reasoning_tokens)
         self.unreported += usage.input_tokens is None or usage.output_tokens is None
 
     def merge(self, other: "Tokens") -> None:
         self.input += other.input
-        self.cached += other.cached
+        self.cached = _plus(self.cached, other.cached)
         self.output += other.output
-        self.reasoning += other.reasoning
+        self.reasoning = _plus(self.reasoning, other.reasoning)
         self.unreported += other.unreported
 
 
@@ -252,6 +254,12 @@ class Biller:
             bill.perhaps_more += quote.at_most - quote.dollars
         if quote.source is not None:
             bill.sources[quote.source] += 1
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
 
 
 def _money(amount: Decimal | None) -> float | None:

@@ -2,13 +2,14 @@
 
 import json
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 from batch_runner.errors import ChangedRowsError
 from batch_runner.job import JobSpec
 from batch_runner.journal import Entry, Index, Replay, RunDirectory
+from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import RowStatus
@@ -113,6 +114,24 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
         hint=f"put {str(directory.segments)!r} back; --fresh sends and pays for every row, "
         "and another output.path, or -o, leaves this one alone",
     )
+
+
+def other_model(job: JobSpec, plan: Plan, replay: Replay) -> str:
+    """A note where nearly all answers in the journal are of another model than the job's, or none."""
+    asked = [run.settings["model"] for run in replay.runs if "model" in run.settings]
+    if not asked or asked[-1] == job.model:
+        return ""
+    index = replay.index
+    held = _answers(index, range(len(index)))
+    shown = _answers(index, (number for number in plan.entries if number != UNSENDABLE))
+    if shown > MOST_CHANGED_SHARE * held or not held:
+        return ""
+    local = ": add --local" if asked[-1] == LOCAL_MODEL else ""
+    return f"the answers in the journal are of {asked[-1]}; the job asks {job.model}{local}"
+
+
+def _answers(index: Index, numbers: Iterable[int]) -> int:
+    return sum(n for (status, _), n in index.endings(numbers).items() if status in _ANSWERED)
 
 
 def _answers_told(job: JobSpec) -> tuple[int, str]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from batch_runner.changes import other_model
 from batch_runner.errors import ExitCode, UsageError
+from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
@@ -35,6 +37,8 @@ class CheckReport:
     to_send: int
     done: int
     without_request: int
+    first_without: int | None = None
+    """The first such row, counted from 1."""
     duplicates: int
     input: str
     output: str
@@ -43,6 +47,8 @@ class CheckReport:
     key_source: str
     key_problem: UsageError | None = None
     """Why a run would refuse to start. All else has been looked at nevertheless."""
+    refusal: UsageError | None = None
+    """Why it would refuse although there is a key."""
     tokens: tuple[int, ...]
     """Counted input tokens of the requests shown."""
     tokens_exact: bool
@@ -54,18 +60,27 @@ class CheckReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         about = "" if self.tokens_exact else "about "
-        but = "" if self.key_problem is None else ", but there is no key"
+        but = ", but a run would refuse to start" if self.refusal else ""
+        but = ", but there is no key" if self.key_problem else but
         yield f"{self.job}: job, columns, templates and output are fine{but}"
-        yield f"input    {self.input}: {self.rows:,} rows (columns: {', '.join(self.columns)})"
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        yield f"input    {self.input}: {rows} (columns: {', '.join(self.columns)})"
         yield f"plan     {self.to_send:,} to send, {self.done:,} done before"
         if self.without_request:
-            yield f"         {self.without_request:,} rows have no request: an empty or unusable cell"
+            rows = (
+                "1 row has" if self.without_request == 1 else f"{self.without_request:,} rows have"
+            )
+            first = f"the first is row {self.first_without:,}"
+            yield f"         {rows} no request, for an empty or unusable cell: {first}"
         if self.duplicates:
-            yield f"         {self.duplicates:,} rows ask for the same as another"
+            rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
+            yield f"         {rows} for the same as another"
         yield f"endpoint {self.model} at {self.endpoint}, {self.key_source}"
         yield f"output   {self.output}"
         for warning in self.warnings:
             yield f"note     {warning}"
+        if self.key_problem is not None and self.refusal is not None:
+            yield f"note     with a key, a run would refuse: {self.refusal}"
         for request, tokens in zip(self.shown, self.tokens, strict=True):
             name = f" ({request.label})" if request.label else ""
             yield f"--- row {request.row + 1}{name}, {about}{tokens:,} input tokens"
@@ -87,6 +102,7 @@ class CheckReport:
             "output": self.output,
             "warnings": list(self.warnings),
             "key_problem": None if self.key_problem is None else str(self.key_problem),
+            "refusal": None if self.refusal is None else str(self.refusal),
             "requests": [json.loads(request.body) for request in self.shown],
             "input_tokens": list(self.tokens),
             "input_tokens_exact": self.tokens_exact,
@@ -96,7 +112,7 @@ class CheckReport:
 def check(job: JobSpec) -> CheckReport:
     """The job has been tried as far as that costs nothing.
 
-    Raises UsageError for what is wrong, but for a key that is missing: that is told at the end.
+    Raises UsageError for what is wrong with the job itself; what a run would refuse is in the report.
     """
     key_problem = None
     try:
@@ -105,6 +121,9 @@ def check(job: JobSpec) -> CheckReport:
         source, key_problem = "no key", error
     with open_work(job) as work:
         plan = work.plan
+        refused = refusal(work)
+        if refused is None and (note := other_model(job, plan, work.replay)):
+            work.warnings.append(note)
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         counter = counter_for(job.model)
         bodies = [json.loads(request.body) for request in shown]
@@ -114,6 +133,7 @@ def check(job: JobSpec) -> CheckReport:
             to_send=plan.to_send,
             done=plan.rows - plan.to_send - plan.unsendable.total(),
             without_request=plan.unsendable.total(),
+            first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
             duplicates=plan.duplicates,
             input=", ".join(map(str, work.table.paths[:3])),
             output=str(job.output_path),
@@ -121,6 +141,7 @@ def check(job: JobSpec) -> CheckReport:
             model=job.model,
             key_source=source,
             key_problem=key_problem,
+            refusal=refused,
             tokens=tuple(counter.count_request(body) for body in bodies),
             tokens_exact=counter.exact,
             uncounted=frozenset().union(*map(uncounted, bodies)),
@@ -155,7 +176,7 @@ class ProbeReport:
             yield "--- probe: no row is left to do"
             return
         yield f"--- probe: POST {self.url}"
-        if self.key_source != "no key":
+        if not self.key_source.startswith("no key"):
             yield f"authorization: Bearer {MASK} ({self.key_source})"
         yield "content-type: application/json"
         yield _readable(self.request.body)

@@ -132,7 +132,7 @@ class Completion(argparse.Action):
         try:
             import shtab  # noqa: PLC0415  # only this needs it
         except ImportError:
-            parser.error("--print-completion needs the package shtab: pip install shtab")
+            parser.error(f"--print-completion needs the package shtab: {_COMPLETION}")
         for command in parser._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]  # noqa: SLF001
             for action in command._actions:  # noqa: SLF001  # argparse has no public list
                 if action.dest in _FILES:
@@ -141,6 +141,7 @@ class Completion(argparse.Action):
         parser.exit()
 
 
+_COMPLETION = 'pip install "batch-runner[completion]"'
 _FILES = frozenset({"job", "file", "input", "output", "log_file", "places", "ledger", "script"})
 
 
@@ -154,7 +155,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"batch-runner {__version__}")
     parser.add_argument("--print-completion", choices=("bash", "zsh", "fish"), action=Completion,
-                        help="a completion script for this shell (needs: pip install shtab)")  # fmt: skip
+                        help=f"a completion script for this shell (needs: {_COMPLETION})")  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     made = {
         name: commands.add_parser(name, help=text, description=_sentence(text))
@@ -295,7 +296,9 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
         "--include", choices=("incomplete", "refused"), action="append", default=[],
         help="rows of this status too",
     )  # fmt: skip
-    made["status"].add_argument("--watch", action="store_true", help="until the run ends")
+    made["status"].add_argument(
+        "--watch", action="store_true", help="until the run ends, from before it begins"
+    )
     made["export"].add_argument("--partial", action="store_true", help="finished rows only")
     made["report"].add_argument(
         "--redact", action="store_true", help="leave out every text of the input and of the model"
@@ -315,7 +318,8 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+",
                                help="job file, run directory, or folder that holds some")  # fmt: skip
     for name, port in (("serve", 8080), ("faults", 8081)):
-        made[name].add_argument("--port", type=int, default=port, help="0 for a free one")
+        made[name].add_argument("--port", type=int, default=port,
+                                help=f"0 for a free one (default: {port})")  # fmt: skip
     made["faults"].add_argument(
         "--ledger", metavar="FILE", help="append what is received and billed"
     )

@@ -206,6 +206,10 @@ class Client:
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
             try:
+                # Before a place is taken: whoever waits for money would keep it from those who
+                # could give some back.
+                if not await self._may_be_paid(course):
+                    return self._given_up(course, None)
                 async with self._limiter.slot(tokens, again=course.was_rate_limited) as slot:
                     self._waits.discard(scope)
                     if not await self._may_begin(course):
@@ -229,12 +233,18 @@ class Client:
         cooling = self._limiter.cooling_seconds(self._limiter.clock())
         return cooling > self._policy.rate_limit_patience
 
+    async def _may_be_paid(self, course: Course) -> bool:
+        """There is money for the attempt; asking for a response under its id costs nothing."""
+        if course.response_id is not None:
+            return True
+        return await self._affordable(course.asked, course.maybe_billed)
+
     async def _may_begin(self, course: Course) -> bool:
         """The attempt is on record, and may be sent."""
-        if course.response_id is not None:
-            return not self._draining
-        if not await self._affordable(course.asked, course.maybe_billed) or self._draining:
+        if self._draining:
             return False
+        if course.response_id is not None:
+            return True
         try:
             await self._begin(course.asked, course.attempts + 1)
         except StorageError:

@@ -1,5 +1,6 @@
 """The columns that the output adds: their names, types, sets, and what a result puts in them."""
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     """The columns the job asks for, in the order of the reference table, JSON columns last."""
     names = _chosen(job, many_files=many_files)
     pointers = job.json.columns
+    for pointer in pointers:
+        _check_pointer(job, pointer)
     columns = [Column(name=job.output.prefix + n, kind=_ALL[n][0]) for n in names]
     columns += [Column(name=c, kind=_json_kind(job, p)) for p, c in pointers.items()]
     _check_unique(job, columns)
@@ -165,6 +168,22 @@ def _check_unique(job: JobSpec, columns: Sequence[Column]) -> None:
         if column.name in seen:
             raise JobError(f"{job.origin}: output: two new columns are called {column.name!r}")
         seen.add(column.name)
+
+
+def _check_pointer(job: JobSpec, pointer: str) -> None:
+    """Raise JobError for a place that no answer can have, by the schema's own words."""
+    schema: Any = job.json.schema
+    for step in _steps(pointer):
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if not isinstance(properties, Mapping):
+            return
+        if step not in properties and schema.get("additionalProperties") is False:
+            near = difflib.get_close_matches(step, properties, n=1)
+            raise JobError(
+                f"{job.place('json.columns')}: {pointer!r}: the schema allows no {step!r} there",
+                hint=f"did you mean {near[0]!r}?" if near else f"it has {', '.join(properties)}",
+            )
+        schema = properties.get(step)
 
 
 def _json_kind(job: JobSpec, pointer: str) -> ColumnKind:

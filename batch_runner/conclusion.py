@@ -141,6 +141,7 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
             exported.statuses[status]
             for status in (RowStatus.FAILED, RowStatus.REFUSED, RowStatus.INCOMPLETE)
         )
+        unanswered += exported.damaged
         if options.fail_on.is_failure(unanswered, summary.rows):
             summary.exit_code = ExitCode.ROWS_FAILED
 
@@ -156,9 +157,13 @@ def _whole_bill(work: Work, results: Bill, *, storage_failed: bool) -> Bill:
     bill.merge(results)
     lost = work.replay.unknown
     if storage_failed or work.replay.pending:
-        # This run has lost calls itself, or heard the end of some that were lost before.
+        # This run has lost calls itself, or heard the end of some that were lost before. A result
+        # that could not be stored is among them: it must not be counted twice.
         with replay(RunDirectory(work.job.run_path)) as now:
             lost = now.unknown
+            bill = Bill()
+            for result in now.results():
+                bill.merge(work.biller.bill(result))
     for intent in lost:
         bill.merge(work.biller.bill_lost(intent, at=None))
     return bill

@@ -76,7 +76,9 @@ def _json(group: Group) -> dict[str, Any]:
     return {
         "rows": group.rows,
         **group.bill.to_json(),
-        "cached_share": tokens.cached / tokens.input if tokens.input else None,
+        "cached_share": None
+        if tokens.cached is None or not tokens.input
+        else tokens.cached / tokens.input,
         "in_other_tiers": {
             tier: {"usd": float(one.usd), "instead_of_usd": float(one.instead_of)}
             for tier, one in sorted(group.cheaper.items())
@@ -86,14 +88,15 @@ def _json(group: Group) -> dict[str, Any]:
 
 def _shown(group: Group) -> dict[str, str]:
     bill, tokens = group.bill, group.bill.tokens
-    cached = f"{100 * tokens.cached / tokens.input:.0f}%" if tokens.input else ""
+    known = tokens.cached is not None and tokens.input
+    cached = f"{100 * (tokens.cached or 0) / tokens.input:.0f}%" if known else ""
     return {
         "rows": f"{group.rows:,}",
         "calls": f"{bill.calls:,}",
         "in": count(tokens.input),
         "cached": cached,
         "out": count(tokens.output),
-        "reasoning": count(tokens.reasoning),
+        "reasoning": "" if tokens.reasoning is None else count(tokens.reasoning),
         "cost": dollars(bill.listed) if bill.answered else "",
         "failed": dollars(bill.failures) if bill.failures else "",
         "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",

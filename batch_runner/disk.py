@@ -28,6 +28,7 @@ _HINTS = {
     errno.EPERM: "choose a place you may write to, or change its permissions",
     errno.ENOTDIR: "a part of the path is a file; choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "if the folder was moved or removed during the run, put it back: what was finished is in it",
     errno.EIO: "the disk reports errors; check it before you run again",
 }
 

@@ -10,8 +10,10 @@ from batch_runner import stored
 from batch_runner.atomic import publish
 from batch_runner.batch_answers import is_batch, write_answers
 from batch_runner.columns import Ending
+from batch_runner.disk import identity_of
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import ending_of
+from batch_runner.prompt import row_key
 from batch_runner.records import Completion, Failure, Row, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.tally import Examples
@@ -28,6 +30,8 @@ class Exported:
     reused: int = 0
     """Answered rows that an earlier run had finished."""
     formula_cells: int = 0
+    input_changed: bool = False
+    """Somebody wrote to the input since the plan was made: its rows may be others."""
     damaged: int = 0
     """Rows whose stored result no longer passes its checksum; they are pending again."""
 
@@ -47,7 +51,7 @@ def export(
     `partial` leaves out rows that are not finished; `judge` may see an ending in a new light. Raises
     StorageError when it cannot be written.
     """
-    exported = Exported()
+    exported = Exported(input_changed=identity_of(work.table.paths) != work.input_identity)
 
     def shown(row: Row) -> Ending | None:
         if row.index >= work.plan.rows:
@@ -96,6 +100,8 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
         return _unsendable(work, row)
     entry = work.replay.index.entry(work.plan.entries[row.index])
     told = None if entry is None else work.replay.told(entry)
+    if exported.input_changed and not _is_as_planned(work, row):
+        entry = None
     if entry is None or told is None:
         exported.damaged += entry is not None
         return Ending(status=RowStatus.PENDING, source=row.source)
@@ -120,9 +126,21 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
     )
 
 
+def _is_as_planned(work: Work, row: Row) -> bool:
+    """Whether the row still asks for what was planned; an answer to another text is no answer."""
+    if work.kept is not None:
+        return True
+    request = work.builder.build(row)
+    if isinstance(request, Failure):
+        return False
+    key = row_key(request.key, 0 if work.plan.dedupe else work.plan.occurrences[row.index])
+    return work.replay.index.key(work.plan.entries[row.index]) == key
+
+
 def _unsendable(work: Work, row: Row) -> Ending:
     failure = work.builder.build(row)
-    assert isinstance(failure, Failure)  # noqa: S101  # the plan found none to send for this row
+    if not isinstance(failure, Failure):  # it has been mended since the plan was made
+        return Ending(status=RowStatus.PENDING, source=row.source)
     return Ending(
         status=failure.status, code=failure.code, message=failure.message, source=row.source
     )

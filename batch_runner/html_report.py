@@ -18,6 +18,7 @@ from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
+from batch_runner.report import skipped_words
 from batch_runner.run_view import limit_view, moment, prompt_view, run_view, setting_view
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
@@ -192,7 +193,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
         ),
         _chart(
             "Rows in hand",
-            "begun and not ended, waits before a repeat included",
+            f"begun and not ended, waits before a repeat included{_undrawn(findings)}",
             flight,
             [("area", "rows"), *([("limit", "limit on calls in flight")] if line else [])],
         ),
@@ -214,6 +215,15 @@ def no_repeats(findings: Findings) -> str:
         return f"No result took more than one call in its run; {calls} in flight when a run died."
     within = " within a run" if len(findings.courses) > 1 else ""
     return f"No call was repeated{within}."
+
+
+def _undrawn(findings: Findings) -> str:
+    """The journal has no times of a call that never ended: without a word its run would look idle."""
+    lost = findings.unknown().get(UnknownBilling.CRASH)
+    if lost is None:
+        return ""
+    calls = "one call that was" if lost.calls == 1 else f"{lost.calls:,} calls that were"
+    return f"; not drawn: {calls} in flight when a run died, since when is not known"
 
 
 def _chart(
@@ -287,7 +297,7 @@ def _errors(
     summary: RunSummary, findings: Findings, rows: _Rows, asked: Asked
 ) -> Mapping[str, Any]:
     lines = []
-    for code, n in summary.codes.most_common(MOST_CODES):
+    for code, n in summary.wanting.most_common(MOST_CODES):
         way_out = remedy(code, summary.invocation)
         sample = findings.examples.get(code)
         place, message = asked.unsendable.get(code, ("", None))
@@ -304,7 +314,8 @@ def _errors(
                 "command": one_line(way_out.command, 300),
             }
         )
-    return {"lines": lines, "more": max(0, len(summary.codes) - MOST_CODES)}
+    more = max(0, len(summary.wanting) - MOST_CODES)
+    return {"lines": lines, "more": more, "skipped": skipped_words(summary)}
 
 
 def _no_cost(bill: Bill) -> str:

@@ -150,7 +150,11 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
 def key_source(job: JobSpec, key: str | None) -> str:
     """Where `key` came from, for people."""
     if key is None:
-        return "no key"
+        held = job.endpoint.api_key_env is None and os.environ.get(DEFAULT_KEY_VARIABLE)
+        why = (
+            f" ({DEFAULT_KEY_VARIABLE} goes to no other host unless endpoint.api_key_env names it)"
+        )
+        return "no key" + (why if held else "")
     return f"key from {job.endpoint.api_key_env or DEFAULT_KEY_VARIABLE}"
 
 

@@ -122,9 +122,12 @@ class LocalEndpoint:
         self.close()
 
 
-def serve(port: int = 0, *, slots: int = SLOTS, verbose: bool = False) -> ExitCode:
+def serve(
+    port: int = 0, *, slots: int = SLOTS, verbose: bool = False, quiet: bool = False
+) -> ExitCode:
     """Run in the foreground until SIGINT or SIGTERM; the URL is the first line on stdout.
 
+    What a job must say to use it is told on stderr, unless `quiet`.
     Call it from the main thread of a process that does nothing else: it takes over both signals.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores SIGINT: set it as well
@@ -133,7 +136,9 @@ def serve(port: int = 0, *, slots: int = SLOTS, verbose: bool = False) -> ExitCo
         contextlib.suppress(KeyboardInterrupt),
         LocalEndpoint(port=port, slots=slots, verbose=verbose) as endpoint,
     ):
-        sys.stdout.write(f"{endpoint.url}\n")
+        if not quiet:
+            sys.stderr.write(_how_to_use(endpoint))
+        sys.stdout.write(f"{endpoint.url}\n")  # whoever waits for it may go on at once
         sys.stdout.flush()
         status = endpoint.wait()
         raise BatchRunnerError(
@@ -141,6 +146,13 @@ def serve(port: int = 0, *, slots: int = SLOTS, verbose: bool = False) -> ExitCo
             hint="`batch-runner serve -v` shows llama.cpp's log",
         )
     return ExitCode.DONE
+
+
+def _how_to_use(endpoint: LocalEndpoint) -> str:
+    return (
+        f'in the job: request.model = "{endpoint.model}", endpoint.base_url = "{endpoint.url}"\n'
+        f"or type: batch-runner run JOB -m {endpoint.model} --base-url {endpoint.url}\n"
+    )
 
 
 def _start(port: int, slots: int, *, stderr: IO[bytes] | None) -> subprocess.Popen[bytes]:

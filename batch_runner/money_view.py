@@ -98,11 +98,17 @@ def token_view(bill: Bill) -> Mapping[str, Any]:
         "unreported": tokens.unreported,
         "lines": [
             ("Input", f"{tokens.input:,}", "", f"{tokens.input / answered:,.0f}", 0),
-            ("from the cache", f"{tokens.cached:,}", share(tokens.cached, tokens.input), "", 1),
+            _part("from the cache", tokens.cached, tokens.input),
             ("Output", f"{tokens.output:,}", "", f"{tokens.output / answered:,.0f}", 0),
-            ("reasoning", f"{tokens.reasoning:,}", share(tokens.reasoning, tokens.output), "", 1),
+            _part("reasoning", tokens.reasoning, tokens.output),
         ],
     }
+
+
+def _part(name: str, tokens: int | None, whole: int) -> tuple[str, str, str, str, int]:
+    if tokens is None:
+        return (name, "not reported", "", "", 1)
+    return (name, f"{tokens:,}", share(tokens, whole), "", 1)
 
 
 def bounds(bill: Bill) -> tuple[str, str | None]:

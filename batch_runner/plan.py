@@ -11,7 +11,7 @@ from hashlib import blake2b
 from batch_runner.errors import InputError, JobError
 from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
 from batch_runner.journal import Index
-from batch_runner.prompt import PromptBuilder, row_key
+from batch_runner.prompt import UNDEFINED, PromptBuilder, row_key
 from batch_runner.records import (
     KEY_BYTES,
     BadRecord,
@@ -32,7 +32,7 @@ REMEMBERED_BAD_RECORDS = 10_000
 
 TRANSIENT = frozenset({
     ErrorCode.RATE_LIMITED, ErrorCode.TIMEOUT, ErrorCode.CONNECTION, ErrorCode.SERVER_ERROR,
-    ErrorCode.AUTH, ErrorCode.QUOTA, ErrorCode.BAD_REPLY, other("stopped"), other("cancelled"),
+    ErrorCode.AUTH, ErrorCode.NOT_FOUND, ErrorCode.QUOTA, ErrorCode.BAD_REPLY, other("stopped"), other("cancelled"),
 })  # fmt: skip
 """Failures that may pass by themselves: the next run tries them again. Others wait for `retry`."""
 
@@ -172,6 +172,7 @@ def make_plan(
     plan = Plan(dedupe=shared)
     labels = _Labels(job)
     times = array("I")
+    undefined: list[str] = []
     seen: dict[str, None] = dict.fromkeys(table.header or ())
     for row in table.rows(columns=builder.columns, on_bad=_bad_record_keeper(job, plan)):
         if table.header is None:
@@ -181,6 +182,9 @@ def make_plan(
         if isinstance(request, Failure):
             plan.unsendable[request.status] += 1
             _append(plan, UNSENDABLE, 0)
+            if UNDEFINED in request.message:
+                undefined.append(f"{row.place}: {request.message}")
+                del undefined[NAMED_PLACES:]
             continue
         number, occurrence = _entry_of(request.key, index, times, shared=shared)
         plan.duplicates += occurrence > 0
@@ -193,10 +197,11 @@ def make_plan(
             watch(request, is_wanted and not (shared and occurrence), occurrence)
     plan.choose(index, wanted)
     _raise_for_bad(job, plan)
-    labels.raise_for_duplicates()
     plan.columns = tuple(seen)
     if plan.rows:
         builder.check_columns(seen, source=job.input.path[0])
+        _raise_if_nothing_fits(job, plan, undefined)
+    labels.raise_for_duplicates()
     check_new_columns(job, plan.columns, new_columns)
     return plan
 
@@ -269,6 +274,16 @@ def _raise_for_bad(job: JobSpec, plan: Plan) -> None:
     raise InputError(
         f"records that cannot be read as rows:\n{places}",
         hint='mend them, or set on_bad_row = "skip" under [input]',
+    )
+
+
+def _raise_if_nothing_fits(job: JobSpec, plan: Plan, undefined: list[str]) -> None:
+    """A field that no row has is a slip in the template, not a fault of every row."""
+    if not undefined or plan.unsendable[RowStatus.FAILED] < plan.rows:
+        return
+    raise JobError(
+        f"{job.place('prompt')}: a template asks for a field that no row has: {undefined[0]}",
+        hint="is a name behind a dot misspelt?",
     )
 
 

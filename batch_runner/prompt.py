@@ -23,6 +23,8 @@ Renderer = Callable[[Context], Any]
 FUEL = 10_000_000
 """Template instructions a row may take: a loop over a 5 MB cell fits, an endless one ends."""
 
+UNDEFINED = "undefined value"
+"""What the message of a row holds in which a nested field is missing."""
 _WRONG_FOR_EVERY_ROW = ("UnknownFilter", "UnknownTest", "UnknownFunction", "TemplateNotFound")
 """Kinds of template errors that no other row would cure."""
 

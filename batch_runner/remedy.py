@@ -45,7 +45,7 @@ _REMEDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ErrorCode.BAD_REPLY: (_AGAIN, "run", ()),
     ErrorCode.AUTH: (f"set a valid key; {_AGAIN}", "run", ()),
     ErrorCode.QUOTA: (f"top the account up; {_AGAIN}", "run", ()),
-    ErrorCode.NOT_FOUND: ("look at model and base URL; one real call shows", "check", ("--probe",)),
+    ErrorCode.NOT_FOUND: (f"mend model or base URL (check --probe asks once); {_AGAIN}", "run", ()),
     ErrorCode.BAD_REQUEST: (
         "the endpoint does not accept the request; one real call shows",
         "check",

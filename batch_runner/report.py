@@ -1,6 +1,5 @@
 """A run in words: the lines at its end, and `batch-runner report` in the terminal."""
 
-from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -34,7 +33,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
 def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = False) -> list[str]:
     """The summary, and for each error an example and what to type."""
     lines = summary_lines(summary)
-    for code, rows in summary.codes.most_common():
+    for code, rows in summary.wanting.most_common():
         way_out = remedy(code, summary.invocation)
         lines += ["", f"{rows:,} {one_line(code, LONGEST_CODE)}"]
         sample = findings.examples.get(code)
@@ -42,7 +41,18 @@ def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = Fals
             name = sample.label or f"row {sample.row + 1:,}"
             lines.append(f"  such as  {name}: {one_line(sample.message, LONGEST_EXAMPLE)}")
         lines.append(f"  {way_out.words}: {way_out.command}")
+    if skipped := skipped_words(summary):
+        lines += ["", skipped]
     return lines
+
+
+def skipped_words(summary: RunSummary) -> str:
+    """Rows that the job leaves out on purpose; nothing when there are none."""
+    skipped = summary.statuses[RowStatus.SKIPPED]
+    if not skipped:
+        return ""
+    rows = "1 row is" if skipped == 1 else f"{skipped:,} rows are"
+    return f'{rows} skipped for an empty cell, as prompt.missing = "skip" asks'
 
 
 def _lines(summary: RunSummary) -> list[str]:
@@ -105,7 +115,8 @@ def _verdict(summary: RunSummary) -> str:
         if status is not RowStatus.OK and statuses[status]
     ]
     reused = f" ({summary.reused:,} answers reused)" if summary.reused and not only_ok else ""
-    return f"{summary.job}  {summary.rows:,} rows: {', '.join(words)}{reused}   {_pace(summary)}"
+    rows = f"{summary.rows:,} row{'s' * (summary.rows != 1)}"
+    return f"{summary.job}  {rows}: {', '.join(words)}{reused}   {_pace(summary)}"
 
 
 def _pace(summary: RunSummary) -> str:
@@ -126,9 +137,12 @@ def _money(summary: RunSummary) -> Iterator[str]:
         bills = {_THIS_RUN: summary.run_bill} if summary.run_bill.calls else {}
         bills[_IN_ALL] = summary.bill
     for title, describe in (("tokens   ", _tokens), ("cost     ", _cost)):
-        told = [f"{which}{describe(bill)}" for which, bill in bills.items() if bill.calls]
-        for position, words in enumerate(told):
-            yield f"{'         ' if position else title}{words}"
+        words = {which: describe(bill) for which, bill in bills.items() if bill.calls}
+        if describe is _cost and summary.bill.at_least is None:
+            words = {"": _cost(summary.bill)}  # what no run knows is said once
+        told = [f"{which}{said}" for which, said in words.items()]
+        for position, line in enumerate(told):
+            yield f"{'         ' if position else title}{line}"
 
 
 def _tokens(bill: Bill) -> str:
@@ -168,35 +182,26 @@ def _round_up(amount: Decimal) -> Decimal:
 
 
 def _failed(summary: RunSummary) -> str:
-    codes = _wanting(summary)
+    codes = summary.wanting
     named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in codes.most_common(MOST_CODES)]
     if not named:
         return ""
     return f"{', '.join(named)}     -> {_way_out(summary)}"
 
 
-def _wanting(summary: RunSummary) -> Counter[str]:
-    """Error codes of the rows without a full answer; rows left out on purpose want none."""
-    codes = Counter(summary.codes)
-    codes[ErrorCode.MISSING_VALUE] -= summary.statuses[RowStatus.SKIPPED]
-    return +codes
-
-
 def _all_pass(summary: RunSummary) -> bool:
     """Every error may pass by itself: the next run sends these rows."""
-    return all(code in TRANSIENT for code in _wanting(summary))
+    return all(code in TRANSIENT for code in summary.wanting)
 
 
 def _examples(summary: RunSummary) -> Iterator[str]:
     """For each of the commonest errors a row that ended so, and what helps against this one."""
     shown = _way_out(summary)
-    for code, n in _wanting(summary).most_common(MOST_EXAMPLES):
+    for code, n in summary.wanting.most_common(MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
         way_out = remedy(code, summary.invocation).command
-        many = (
-            f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(_wanting(summary)) > 1 else ""
-        )
+        many = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(summary.wanting) > 1 else ""
         arrow = "" if shown.endswith(way_out) else f"  -> {way_out}"
         yield f"         {many}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
 
@@ -204,7 +209,7 @@ def _examples(summary: RunSummary) -> Iterator[str]:
 def _way_out(summary: RunSummary) -> str:
     if _all_pass(summary):
         return f"a later run sends them again: {command('run', summary.invocation)}"
-    codes, statuses = _wanting(summary), summary.statuses
+    codes, statuses = summary.wanting, summary.statuses
     if all(code in _WITHOUT_REQUEST for code in codes):
         return f"mend these cells, then {command('run', summary.invocation)}"
     options = [

@@ -5,24 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 
 import anyio
 import anyio.to_thread
 
 from batch_runner.bequest import leave_plan
 from batch_runner.budget import Budget
-from batch_runner.changes import (
-    MOST_CHANGED_SHARE,
-    TO_PAY,
-    check_changes,
-    check_journal_is_there,
-    find_changes,
-)
+from batch_runner.changes import MOST_CHANGED_SHARE
 from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError
 from batch_runner.expectation import recall
+from batch_runner.guard import check_budget, check_paid_rows
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
@@ -33,7 +27,7 @@ from batch_runner.plan import TRANSIENT, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
-from batch_runner.spending import budget_in_words, check_prices
+from batch_runner.spending import budget_in_words
 from batch_runner.summary import RunSummary
 from batch_runner.tally import Tally
 from batch_runner.work import (
@@ -180,16 +174,10 @@ def _dispatch(
 def _apply_changes(work: Work, options: RunOptions) -> None:
     if options.on_change is OnChange.RERUN or options.fresh:
         return
-    check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
-    if work.kept is not None:
-        return
     # Rows that `retry` does not send can have changed all the same, and would lose their answers.
     plan = work.plan if options.wanted is unfinished else unanswered(work)
-    changes = find_changes(
-        plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
-    )
     most = 0.0 if options.on_change is OnChange.FAIL else MOST_CHANGED_SHARE
-    check_changes(changes, origin=work.job.origin, most_share=most)
+    check_paid_rows(work, plan, most_share=most)
 
 
 def unanswered(work: Work) -> Plan:
@@ -203,17 +191,14 @@ def _budget(work: Work) -> Budget | None:
     limit = work.job.limits.max_cost
     if limit is None:
         return None
-    to_send = requests(work.plan, work.table, work.builder, work.replay.index)
-    # Rows built from one template differ in what only reading all of them shows, if they do at all.
-    sample = islice(to_send, 1) if work.builder.is_uniform else to_send
-    is_bounded = check_prices(sample, work.biller, origin=work.job.origin)
+    is_bounded = check_budget(work)
     log.info("%s", budget_in_words(limit, is_bounded=is_bounded), extra={"event": "budget"})
     return Budget(limit)
 
 
 def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
     plan = work.plan
-    words = [f"{plan.rows:,} rows", f"{plan.to_send:,} to send"]
+    words = [f"{plan.rows:,} row{'s' * (plan.rows != 1)}", f"{plan.to_send:,} to send"]
     if left_alone:
         words.append(_left_alone(work, options, left_alone))
     if left := plan.not_wanted - left_alone:

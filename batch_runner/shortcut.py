@@ -5,11 +5,15 @@ Without it everything is read again, which takes longer and tells the same.
 """
 
 import json
+import sys
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from batch_runner import __version__
@@ -32,6 +36,10 @@ from batch_runner.plan import Dedupe, Plan
 from batch_runner.pricing import Doubt
 from batch_runner.records import BadRecord, RowStatus, UnknownBilling
 from batch_runner.tables import TornLine
+
+
+_ONE_TICK_SECONDS = 2.0
+"""Of the coarsest clock of a file system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +73,21 @@ def read_shortcut(directory: RunDirectory) -> Shortcut | None:
     packed = read_packed(directory.shortcut)
     if packed is None or packed.facts["tool_version"] != __version__:
         return None
+    try:
+        return _read(packed, directory)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # another shape, of a version that calls itself the same
+        return None
+
+
+def _read(packed: Packed, directory: RunDirectory) -> Shortcut | None:
     facts, arrays = packed.facts, packed.arrays
     if facts["segments"] != _segments(directory, facts["index"]["files"]):
+        return None
+    if not all(facts["segments"]):  # it was made while the journal was gone
         return None
     known = Known(
         index=Index.unpacked(Packed(facts=facts["index"], arrays=arrays)),
@@ -113,10 +134,23 @@ def known_plan(shortcut: Shortcut | None, made_of: str | None) -> Plan | None:
     return known.plan if known is not None and known.made_of == made_of else None
 
 
-def parts_of_plan(job: JobSpec, input_identity: list[list[Any]], dedupe: Dedupe) -> str:
-    """Equal for plans that would come out the same, but for what is wanted."""
+def parts_of_plan(job: JobSpec, paths: Sequence[Path], dedupe: Dedupe) -> str | None:
+    """Equal for plans that would come out the same, but for what is wanted.
+
+    None where a file was written a moment ago: it could be written again within one tick of its
+    clock, with the same size. To be called before the files are read.
+    """
+    found = [path.stat() for path in paths]
+    if any(time.time() - file.st_mtime < _ONE_TICK_SECONDS for file in found):
+        return None
+    # The time of change, too: tools that copy into a file restore the time of modification.
+    files = [
+        (str(path), file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino)
+        for path, file in zip(paths, found, strict=True)
+    ]
+    readers = (sys.version, *(version(name) for name in ("minijinja", "pyarrow")))
     parts = [
-        *(__version__, input_identity, dedupe, job.name, job.request),
+        *(__version__, readers, files, dedupe, job.name, job.request),
         *(asdict(part) for part in (job.input, job.prompt, job.json)),
     ]
     text = json.dumps(parts, sort_keys=True, default=str)

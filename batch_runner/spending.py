@@ -91,10 +91,13 @@ class Spending:
         )
 
     def _stop(self, budget: Budget, ceiling: Decimal | None) -> None:
+        held = budget.reserved
+        set_aside = f", has set {dollars(held)} aside for calls in flight" if held else ""
         self.stop(
             RunStoppedError(
                 f"max_cost {dollars(budget.limit)} is used up: this run has spent "
-                f"{dollars(budget.spent)}, and the next call may cost {dollars(budget.guess(ceiling))}",
+                f"{dollars(budget.spent)}{set_aside}, and the next call may cost "
+                f"{dollars(budget.guess(ceiling))}",
                 hint="run again with a higher --max-cost to go on; each run counts its own spending",
             )
         )
@@ -147,14 +150,14 @@ def check_prices(requests: Iterable[Request], biller: Biller, *, origin: str) ->
 
 def budget_in_words(limit: Decimal, *, is_bounded: bool) -> str:
     """How far a run may pass its limit, for the line at its start."""
-    words = f"max_cost {dollars(limit)}, counted for this run alone: "
+    words = f"max_cost {dollars(limit)} for this run: "
     if is_bounded:
-        return words + (
-            "a call, and a repeat of one, begins only while the most it can cost still fits; "
-            "may be passed by at most $0.00"
+        return (
+            words
+            + "a call begins only if the most it can cost fits; may be passed by at most $0.00"
         )
     return words + (
-        "nothing bounds what one call may cost (no max_output_tokens, or images, files, hosted tools), "
-        "so for each in flight the dearest so far is set aside; "
-        "may be passed by what those in flight cost beyond that"
+        "each call sets aside what the dearest so far cost, as nothing bounds it (no "
+        "max_output_tokens, or images, files, hosted tools); "
+        "may be passed by what calls in flight cost beyond that"
     )

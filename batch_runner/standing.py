@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batch_runner.bill import source_of
+from batch_runner.changes import other_model
 from batch_runner.findings import Findings
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.plan import UNSENDABLE
@@ -38,10 +39,17 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         warnings=list(work.warnings),
     )
     _count_rows(summary, work)
-    if findings.left_over:
+    if note := other_model(work.job, work.plan, work.replay):
+        summary.warnings.insert(0, note)
+    if left := findings.left_over:
+        results = (
+            "1 result is of a prompt or row"
+            if left == 1
+            else f"{left:,} results are of prompts or rows"
+        )
         summary.warnings.append(
-            f"{findings.left_over:,} results are of prompts or rows that the job no longer has; "
-            "their tokens and cost are counted"
+            f"{results} that the job no longer has; "
+            f"{'its' if left == 1 else 'their'} tokens and cost are counted"
         )
     if is_locked(RunDirectory(work.job.run_path)):
         summary.warnings.append(

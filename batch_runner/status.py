@@ -86,6 +86,11 @@ class Status:
         return Counter({e: n for e, n in self.endings.items() if e[0] not in left_out})
 
     @property
+    def has_begun(self) -> bool:
+        """Somebody runs the job, or has."""
+        return self.holder is not None or self.rows is not None or bool(self.endings)
+
+    @property
     def finished(self) -> int:
         statuses = self.statuses
         return statuses.total() - statuses[RowStatus.PENDING]
@@ -128,7 +133,9 @@ class Status:
             )
         total = self.rows - self.sharing
         share = f" ({100 * self.finished / total:.0f}%)" if total else ""
-        words = [f"{self.job}: {self.finished:,} of {total:,} rows finished{share}"]
+        words = [
+            f"{self.job}: {self.finished:,} of {total:,} row{'s' * (total != 1)} finished{share}"
+        ]
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
         return ", ".join(words)
@@ -221,12 +228,23 @@ def follow(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Status]:
-    """The job's status, again and again until nobody runs it any more."""
-    gauge = Gauge(place)
+    """The job's status, again and again until nobody runs it any more.
+
+    Before the first run: told to `on_wait` once, and from the beginning of that run on. With None
+    there is no such wait.
+    """
+    gauge, waits = Gauge(place), False
     while True:
         began = clock()
         status = read_status(place, gauge)
+        if on_wait is not None and not status.has_begun:
+            if not waits:
+                on_wait()
+            waits = True
+            sleep(WATCH_SECONDS)
+            continue
         yield status
         if status.holder is None:
             return

@@ -8,7 +8,7 @@ from typing import Any
 from batch_runner import __version__
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
-from batch_runner.records import RowStatus
+from batch_runner.records import ErrorCode, RowStatus
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +61,13 @@ class RunSummary:
     @property
     def rows_per_second(self) -> float:
         return self.sent / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+
+    @property
+    def wanting(self) -> Counter[str]:
+        """Error codes of the rows without a full answer; rows left out on purpose want none."""
+        codes = Counter(self.codes)
+        codes[ErrorCode.MISSING_VALUE] -= self.statuses[RowStatus.SKIPPED]
+        return +codes
 
     def to_json(self) -> dict[str, Any]:
         """What `<output>.meta.json` holds."""

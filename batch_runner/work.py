@@ -130,7 +130,7 @@ def open_work(
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
         earlier_segments = len(found.index.files)
-        made_of = None if builder.reads_files else parts_of_plan(job, input_identity, dedupe)
+        made_of = None if builder.reads_files else parts_of_plan(job, table.paths, dedupe)
         plan = None if watch else known_plan(shortcut, made_of)
         if plan is None:
             plan = make_plan(
@@ -354,8 +354,8 @@ def _dedupe_before(directory: RunDirectory) -> Dedupe:
 
 def _new_run_id(started_at: float) -> str:
     """Sortable by time, unique without a registry."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started_at))
-    return f"{stamp}-{uuid.uuid4().hex[:6]}"
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started_at))
+    return f"{stamp}.{int(started_at % 1 * 1000):03}Z-{uuid.uuid4().hex[:6]}"
 
 
 def _warn(work: Work) -> None:

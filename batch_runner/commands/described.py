@@ -1,6 +1,7 @@
 """The job that arguments describe, and the file that `-o` means beside it."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.concurrency import Concurrency
+from batch_runner.errors import UsageError
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
+from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.redact import MASK, without_passwords
 
 
@@ -49,7 +52,32 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
 
 
 def _loaded(arguments: argparse.Namespace, flags: dict[str, Any]) -> JobSpec:
+    if arguments.job is not None:
+        _refuse_data(arguments.command, arguments.job)
     return load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
+
+
+def _refuse_data(command: str, name: str) -> None:
+    """Raise UsageError for a data file where a job file is wanted."""
+    from batch_runner.tables.formats import FORMAT_OF_SUFFIX, inner_suffix
+
+    if inner_suffix(Path(name)) not in FORMAT_OF_SUFFIX:
+        return
+    quoted = shlex.quote(name)
+    ways = f"batch-runner init {quoted} -o job.toml writes a job for it"
+    if command in ("run", "check", "estimate"):
+        ways += (
+            f'; or without a job: batch-runner {command} -i {quoted} -o out.csv -m MODEL -p "..."'
+        )
+    manifest = read_manifest(RunDirectory(Path(f"{name}.run")).manifest)
+    if isinstance(manifest, Manifest):
+        job = manifest.job.get("file")
+        ways = (
+            f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {quoted}"
+        )
+        if job and Path(job).suffix == ".toml":
+            ways = f"name the job that wrote it: batch-runner {command} {shlex.quote(job)}"
+    raise UsageError(f"{name!r} is a data file, and {command} takes a job file (TOML)", hint=ways)
 
 
 def _local_model() -> dict[str, Any]:
@@ -66,6 +94,21 @@ def _local_model() -> dict[str, Any]:
         "request.model": MODEL,
         f"prices.{MODEL}": {"input": 0, "output": 0},
     }
+
+
+def local_stays_needed(arguments: argparse.Namespace) -> bool:
+    """`--local` was typed and the job asks another model without it: its answers are not seen then."""
+    from batch_runner.errors import JobError
+    from batch_runner.local import MODEL
+
+    if not getattr(arguments, "local", False):
+        return False
+    given = {key: getattr(arguments, flag, None) for flag, key in KEYS_OF_FLAGS.items()}
+    flags = {key: value for key, value in given.items() if value is not None}
+    try:
+        return _loaded(arguments, flags).model != MODEL
+    except JobError:
+        return True  # it names no model
 
 
 def _typed(arguments: argparse.Namespace) -> str:
@@ -102,7 +145,13 @@ def other_target(arguments: argparse.Namespace, *, suffixes: tuple[str, ...] = (
     if Path(f"{target}.run").is_dir():
         return None
     arguments.output = None
-    return Path.cwd() / target
+    return _plain(Path.cwd() / target)
+
+
+def _plain(path: Path) -> Path:
+    """The path without `..`, where that means the same file: a link to a folder can make it another."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.parent.resolve() == path.parent.resolve() else path
 
 
 def is_batch_output(name: str) -> bool:

@@ -60,11 +60,12 @@ def check(arguments: argparse.Namespace) -> int:
 
     with described_job(arguments) as job:
         report = look_over(job)
-        probed = probe(job, report) if arguments.probe and not report.key_problem else None
+        problem = report.key_problem or report.refusal
+        probed = probe(job, report) if arguments.probe and problem is None else None
     if arguments.json:
         print_json(report.to_json() | ({"probe": probed.to_json()} if probed else {}))
-    elif probed or report.key_problem or not arguments.quiet:
+    elif probed or problem or not arguments.quiet:
         print_lines([*report.lines(), *(probed.lines() if probed else ())])
-    if report.key_problem is not None:
-        raise report.key_problem
+    if problem is not None:
+        raise problem
     return ExitCode.DONE if probed is None else probed.exit_code

@@ -4,7 +4,7 @@ import argparse
 import logging
 
 from batch_runner import logs
-from batch_runner.commands.described import described_job
+from batch_runner.commands.described import described_job, local_stays_needed
 from batch_runner.commands.stdout import print_json
 from batch_runner.errors import UsageError
 from batch_runner.journal import LockPolicy
@@ -52,6 +52,7 @@ def _codes(text: str) -> frozenset[str]:
 def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
     from batch_runner import runner
     from batch_runner.announce import announced
+    from batch_runner.remedy import command
     from batch_runner.report import summary_lines
 
     quiet = arguments.quiet
@@ -72,6 +73,12 @@ def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
     log.info("%s", "\n".join(summary_lines(summary)), extra=extra)
     if arguments.json:
         print_json(summary.to_json())
+    elif not (quiet or options.dry_run) and local_stays_needed(arguments):
+        log.info(
+            "note: these are answers of the local model: later commands see them only with --local, as in %s",
+            command("report", summary.invocation),
+            extra={"event": "note"},
+        )
     return summary.exit_code
 
 

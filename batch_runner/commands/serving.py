@@ -9,7 +9,7 @@ from batch_runner.errors import ExitCode, UsageError
 def serve(arguments: argparse.Namespace) -> int:
     from batch_runner import local
 
-    return local.serve(arguments.port, verbose=bool(arguments.verbose))
+    return local.serve(arguments.port, verbose=bool(arguments.verbose), quiet=arguments.quiet)
 
 
 def faults(arguments: argparse.Namespace) -> int:

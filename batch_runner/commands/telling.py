@@ -25,7 +25,7 @@ def status(arguments: argparse.Namespace) -> int:
     place = _place(arguments)
     if arguments.watch and not arguments.json:
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for text in drawn(follow(place), columns=columns):
+        for text in drawn(follow(place, on_wait=_say_waiting), columns=columns):
             print(text, flush=True)
         return ExitCode.DONE
     status = read_status(place)
@@ -34,6 +34,10 @@ def status(arguments: argparse.Namespace) -> int:
     else:
         print_lines(status.lines())
     return ExitCode.DONE
+
+
+def _say_waiting() -> None:
+    log.info("no run has begun: waiting for one (Ctrl-C ends this)")
 
 
 def _place(arguments: argparse.Namespace) -> "RunPlace":

@@ -9,6 +9,7 @@ from batch_runner.changes import (
     check_journal_is_there,
     check_nothing_vanishes,
     find_changes,
+    other_model,
 )
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
@@ -28,6 +29,8 @@ def export(arguments: argparse.Namespace) -> int:
     with described_job(arguments) as job, open_work(job) as work:
         path = target or job.output_path
         check_target(path, work.table, place="-o")
+        if note := other_model(job, work.plan, work.replay):
+            log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
             claim_output(work)

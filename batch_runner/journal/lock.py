@@ -95,7 +95,8 @@ def take_lock(
             if policy is not LockPolicy.WAIT:
                 raise LockedError(
                     f"{holder} holds {str(directory.lock)!r}",
-                    hint="wait for it to end, or stop it; then run again",
+                    hint="run again when it has ended; run and retry take --if-locked wait, "
+                    "or --if-locked skip, which leaves the rows to it",
                 )
             if on_wait is not None:
                 on_wait(holder)

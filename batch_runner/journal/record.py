@@ -212,14 +212,12 @@ def result_of(told: Told) -> RowResult:
         "final_usage": None if usage is None else Usage(**usage),
         "unknown": {UnknownBilling(name): n for name, n in told.get("unknown", {}).items()},
     }
-    rest = {name: value for name, value in told.items() if name not in _NOT_OF_A_RESULT}
+    rest = {name: value for name, value in told.items() if name in _OF_A_RESULT}
     return RowResult(**{**rest, **parsed})
 
 
-_NOT_OF_A_RESULT = frozenset({
-    "result", "status", "code", "message", "text", "reasoning", "tool_calls", "n", "crc",
-})  # fmt: skip
-"""What else a line says: its key, its ending, and the seal."""
+_OF_A_RESULT = frozenset(RowResult.__slots__)
+"""Lines say more (their seal), and those of a later version may."""
 
 
 def read_dues(line: bytes) -> Dues:

@@ -89,8 +89,6 @@ class Replay:
         """By key: background responses that may still be asked for; also among `unknown`."""
         self.runs: tuple[PastRun, ...] = ()
         """Oldest first."""
-        self.files_known = 0
-        """How many of `index.files` this process did not need to read."""
         self._directory = directory
         self._disk = disk
         self._run_ids: dict[int, str | None] = {}
@@ -175,7 +173,6 @@ def replay(
     found = Replay(directory, disk=disk)
     if known is not None and known.is_continued_by(find_segments(directory, disk=disk)):
         found.index, found.unknown, found.runs = known.index, known.unknown, known.runs
-        found.files_known = len(known.index.files)
     read_before = set(found.index.files)
     flights = _Flights()
     writers: dict[object, Header] = {}

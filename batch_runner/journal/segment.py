@@ -1,5 +1,6 @@
 """A segment being written: made by one process, appended to, and never touched again."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ class OpenSegment:
         self._disk = disk
         self._fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
+            self._inode = disk.stat(path).st_ino
             sync_folder(disk, path.parent)
         except OSError:
             self.close()
@@ -61,6 +63,9 @@ class OpenSegment:
             raise self._sync_problem
         try:
             self._disk.fdatasync(self._fd)
+            # Bytes in a file that nobody will find again are not durable, whatever the disk says.
+            if self._disk.stat(self.path).st_ino != self._inode:
+                raise FileNotFoundError(errno.ENOENT, "another file is in its place")
         except OSError as problem:
             self._sync_problem = problem
             self.is_broken = True

@@ -31,14 +31,16 @@ class VerifyReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield (
-            f"{self.segments:,} segments: {self.results:,} results, {self.intents:,} attempts begun, "
-            f"{self.headers:,} headers, {self.ends:,} clean ends"
+            f"{_many(self.segments, 'segment')}: {_many(self.results, 'result')}, "
+            f"{_many(self.intents, 'attempt')} begun, "
+            f"{_many(self.headers, 'header')}, {_many(self.ends, 'clean end')}"
         )
         if self.other:
-            yield f"{self.other:,} intact lines of unknown kinds"
+            yield f"{_many(self.other, 'intact line')} of an unknown kind"
         for place in self.damage:
             yield f"{place.segment} at byte {place.offset:,}: {place.kind}: {place.reason}"
-        yield "every record is intact" if not self.damage else f"{len(self.damage)} damaged places"
+        damaged = _many(len(self.damage), "damaged place")
+        yield "every record is intact" if not self.damage else damaged
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "is_sound": self.is_sound}
@@ -47,6 +49,10 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Nothing is damaged but the torn ends that killed runs leave."""
         return all(found.is_expected for found in self.damage)
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:

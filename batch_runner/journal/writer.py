@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from batch_runner import __version__
-from batch_runner.disk import REAL_DISK, Disk, explained, storage_error
+from batch_runner.disk import REAL_DISK, Disk, explained, make_folders, storage_error
 from batch_runner.errors import StorageError
 from batch_runner.job import Durability
 from batch_runner.journal import record
@@ -253,6 +253,8 @@ class Journal:
                 return current
             self._segment = None
             self._syncer.retire(current)
+        if self.failed is not None:  # maybe because the folder is gone
+            make_folders(self._disk, self._directory.segments, mode=0o700)
         number = max(self._directory.segment_numbers(disk=self._disk), default=-1) + 1
         self._first = number if self._first is None else self._first
         segment = OpenSegment(self._directory.segment(number), self._disk)

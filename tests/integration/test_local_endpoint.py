@@ -182,5 +182,7 @@ def test_serve_prints_its_url_and_stops_cleanly(number):
         assert listens(url)
         child.send_signal(number)
         out, err = child.communicate(timeout=10)
-        assert (child.returncode, out, err) == (0, "", "")
+        assert (child.returncode, out) == (0, "")
+        assert f'endpoint.base_url = "{url}"' in err
+        assert len(err.splitlines()) == 2
         assert not listens(url)

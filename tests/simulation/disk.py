@@ -230,7 +230,12 @@ class SimulatedDisk(Disk):
         inode = self.names.get(os.path.abspath(path))  # noqa: PTH100  likewise
         if inode is None or inode is FOLDER or not inode.allocated:
             return found
-        return SimpleNamespace(st_size=0, st_blocks=inode.allocated // 512, st_mode=found.st_mode)
+        return SimpleNamespace(
+            st_size=0,
+            st_blocks=inode.allocated // 512,
+            st_mode=found.st_mode,
+            st_ino=found.st_ino,
+        )
 
     def mkdir(self, path, mode):
         self._step(self.faults.other_error, path)

@@ -118,3 +118,11 @@ def test_a_probe_with_nothing_left_to_do_sends_nothing(job, main_cli, fault_serv
     assert ran.code == 0
     assert "no row is left to do" in ran.out
     assert calls(fault_server) == 5
+
+
+def test_the_first_row_without_a_request_is_named(job, main_cli):
+    (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n")
+    out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "1 row has no request, for an empty or unusable cell: the first is row 2" in out
+    (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n3,\n")
+    assert "2 rows have no request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out

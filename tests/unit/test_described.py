@@ -1,5 +1,7 @@
 """The job that arguments describe."""
 
+import pytest
+
 from batch_runner.cli import build_parser
 from batch_runner.commands.described import described_job
 
@@ -32,3 +34,26 @@ def test_local_answers_are_never_taken_for_those_of_the_model_in_the_job():
     assert local.model == "smollm2-135m-instruct"
     assert local.endpoint.is_local
     assert local.prices[local.model].input == local.prices[local.model].output == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check", "report", "verify", "export", "estimate"])
+def test_a_data_file_in_the_place_of_a_job_is_told_as_such(tmp_path, main_cli, command):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    told = main_cli(command, "in.csv")
+    assert told.code == 2
+    assert f"'in.csv' is a data file, and {command} takes a job file" in told.err
+    assert "batch-runner init in.csv -o job.toml" in told.err
+    assert ("-i in.csv" in told.err) == (command in ("run", "check", "estimate"))
+
+
+def test_an_output_in_the_place_of_a_job_names_the_job(tmp_path, main_cli, fault_server):
+    (tmp_path / "in.csv").write_text("body\none\n")
+    (tmp_path / "a job.toml").write_text(
+        'input.path = "in.csv"\noutput.path = "out.csv"\nrequest.model = "m"\n'
+        f'prompt.input = "{{{{ body }}}}"\nendpoint.base_url = "{fault_server.url}"\n'
+    )
+    main_cli("run", "a job.toml")
+    assert "batch-runner report 'a job.toml'" in main_cli("report", "out.csv").err
+    (tmp_path / "sub").mkdir()
+    written = main_cli("report", "a job.toml", "-o", "sub/../r.html").err
+    assert f"wrote {tmp_path / 'r.html'}" in written

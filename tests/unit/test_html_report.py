@@ -5,6 +5,7 @@ import json
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import anyio
 import httpx
 import pytest
 
@@ -12,7 +13,7 @@ from batch_runner.asked import read_asked
 from batch_runner.findings import MOST_RANDOM, gather
 from batch_runner.html_report import no_repeats, render_report, write_report
 from batch_runner.jobfile import load_job
-from batch_runner.journal import Intent
+from batch_runner.journal import Durability, Intent, Journal, RunDirectory
 from batch_runner.progress import ProgressStyle
 from batch_runner.records import RowStatus
 from batch_runner.run_options import RunOptions
@@ -79,7 +80,7 @@ def json_reply(status, value):
 def ran(tmp_path):
     """Carry a job out over the texts; returns what a report is made of."""
 
-    def carry_out(texts, endpoint, *, redact=False, priced=True, extra=""):
+    def carry_out(texts, endpoint, *, redact=False, priced=True, extra="", prompt=""):
         with (tmp_path / "in.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "body"])
@@ -87,6 +88,7 @@ def ran(tmp_path):
         price = '[prices."m1"]\ninput = 1\noutput = 2\n' if priced else ""
         (tmp_path / "job.toml").write_text(
             '[input]\npath = "in.csv"\nkey = "id"\n[prompt]\ninput = "Sum up: {{ body }}"\n'
+            f"{prompt}"
             '[request]\nmodel = "m1"\nmax_output_tokens = 50\n'
             f'[endpoint]\nbase_url = "http://127.0.0.1:1/v1"\n{price}'
             f'[output]\npath = "out.csv"\n{extra}'
@@ -242,6 +244,29 @@ def test_a_row_without_a_request_has_its_reason_as_an_example(ran):
     assert report.summary.codes == {"missing_value": 1}
     assert "missing_value" in report.page.words
     assert "in.csv:3" in report.page.words
+
+
+def test_a_row_skipped_on_purpose_is_counted_and_no_error(ran, tmp_path):
+    ran(["one", ""], lambda _: answer("fine"))
+    report = ran(["one", ""], None, prompt='missing = "skip"\n')
+    assert report.summary.statuses[RowStatus.SKIPPED] == 1
+    assert (
+        '1 row is skipped for an empty cell, as prompt.missing = "skip" asks.' in report.page.words
+    )
+    assert "missing_value" not in report.page.words
+    assert "prompt.missing=skip" not in report.page.words
+
+
+def test_rows_in_hand_say_what_of_a_killed_run_is_not_drawn(ran):
+    job = ran(["one", "two"], lambda _: answer("fine")).job
+    assert "not drawn" not in ran(["one", "two"], None).page.words
+    killed = Journal(RunDirectory(job.run_path), run_id="killed", durability=Durability.OFF)
+    lost = Intent(key=b"k" * 16, attempt=1, row=0, model="m1", request_bytes=9, max_output_tokens=5)
+    anyio.run(killed.announce, lost)
+    words = ran(["one", "two"], None).page.words
+    assert (
+        "not drawn: one call that was in flight when a run died, since when is not known" in words
+    )
 
 
 def test_the_size_does_not_grow_with_the_rows(ran):

@@ -50,7 +50,8 @@ def test_a_second_run_is_refused_and_told_who_holds_the_lock(directory):
         with pytest.raises(LockedError, match=f"pid {holder.pid} on ") as caught:
             take_lock(directory)
         assert caught.value.exit_code is ExitCode.LOCKED
-        assert caught.value.hint
+        assert "--if-locked wait" in caught.value.hint
+        assert "--if-locked skip" in caught.value.hint
         with pytest.raises(LockedError):
             take_lock(directory, policy=LockPolicy.SKIP)
         assert is_locked(directory).pid == holder.pid

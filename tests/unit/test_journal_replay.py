@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from batch_runner.journal import (
     verify,
 )
 from batch_runner.journal.line import seal
+from batch_runner.journal.verify import VerifyReport
 from batch_runner.records import Completion, Failure, Pending, RowResult, RowStatus
 
 
@@ -266,3 +268,12 @@ def test_a_row_that_is_asked_anew_no_longer_waits_for_its_first_response(directo
     with replay(directory) as found:
         assert found.pending == {}
         assert [lost.attempt for lost in found.unknown] == [2, 1]
+
+
+def test_one_of_a_thing_is_not_told_as_many():
+    counts = dict.fromkeys(("segments", "headers", "intents", "results", "ends", "other"), 1)
+    one = VerifyReport(**counts, queued=0, gratis=0, damage=())
+    first, second, _ = one.lines()
+    assert first == "1 segment: 1 result, 1 attempt begun, 1 header, 1 clean end"
+    assert second == "1 intact line of an unknown kind"
+    assert next(replace(one, segments=2, ends=0).lines()).startswith("2 segments: ")

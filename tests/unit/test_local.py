@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ import pytest
 
 from batch_runner import local
 from batch_runner.errors import ExitCode, UsageError
-from batch_runner.local import INSTALL_HINT, LocalEndpoint, main, model_file
+from batch_runner.local import INSTALL_HINT, MODEL, LocalEndpoint, main, model_file, serve
 
 
 def packages(folder, *, model="tiny.gguf"):
@@ -131,3 +132,23 @@ def test_the_port_must_be_a_number(capsys):
         main(["--port", "many"])
     assert caught.value.code == ExitCode.USAGE
     assert "--port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_serve_says_what_a_job_must_name_and_the_url_stands_alone(monkeypatch, capsys, quiet):
+    class Endpoint(contextlib.nullcontext):
+        url, model = "http://127.0.0.1:1/v1", MODEL
+
+        def __init__(self, **_):
+            super().__init__(self)
+
+        def wait(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("batch_runner.local.LocalEndpoint", Endpoint)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert serve(quiet=quiet) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{Endpoint.url}\n"
+    assert (f'request.model = "{MODEL}"' in said.err) is not quiet
+    assert (said.err == "") is quiet

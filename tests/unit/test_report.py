@@ -3,11 +3,13 @@ from decimal import Decimal
 
 import pytest
 
-from batch_runner.bill import Bill, Tokens
+from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.cli import build_parser
 from batch_runner.errors import ExitCode
+from batch_runner.findings import Findings
+from batch_runner.pricing import PriceBook
 from batch_runner.records import RowStatus, UnknownBilling
-from batch_runner.report import MOST_LINES, summary_lines
+from batch_runner.report import MOST_LINES, report_lines, summary_lines
 from batch_runner.summary import RunSummary
 
 
@@ -230,3 +232,21 @@ def test_an_example_never_pushes_the_output_out():
     assert len(lines) <= MOST_LINES
     assert lines[-1].startswith("output")
     assert any("such as row 3" in one for one in lines)
+
+
+def test_what_no_run_knows_is_said_once():
+    unpriced = bill(unpriced=19_990, unbounded=3)
+    one = bill(calls=10, answered=10, unpriced=10, unknown=Counter())
+    lines = summary_lines(summary(bill=unpriced, run_bill=one, sent=10))
+    assert len([line for line in lines if "no price for the model" in line]) == 1
+    assert "3 attempts of unknown billing, without an upper bound" in "\n".join(lines)
+
+
+def test_rows_left_out_on_purpose_are_counted_and_need_no_cure(tmp_path):
+    findings = Findings(Biller(PriceBook({})), [])
+    told = "\n".join(report_lines(summary(), findings))
+    assert '7 rows are skipped for an empty cell, as prompt.missing = "skip" asks' in told
+    assert "prompt.missing=skip" not in told
+    failed = Counter({RowStatus.OK: 1, RowStatus.FAILED: 7})
+    lines = report_lines(summary(statuses=failed, codes=Counter({"missing_value": 7})), findings)
+    assert "--set prompt.missing=skip" in lines[-1], "where it is not yet so, it is a way out"

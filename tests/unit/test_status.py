@@ -313,3 +313,19 @@ def test_a_job_file_is_no_place(tmp_path, monkeypatch):
     assert place_named("job") is None
     with pytest.raises(UsageError):
         place_named("rows.parquet")
+
+
+def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, job, run):
+    said, seen = [], []
+
+    def sleep(_seconds):
+        if len(rests) == 1:
+            assert run().code == 3
+        rests.append(_seconds)
+
+    rests = []
+    seen = list(follow(place, sleep=sleep, on_wait=lambda: said.append(1)))
+    assert (len(said), len(rests)) == (1, 2)
+    assert [status.finished for status in seen] == [3]
+    assert len(list(follow(place, on_wait=lambda: said.append(1)))) == 1
+    assert len(said) == 1, "a run that is over is not waited for"

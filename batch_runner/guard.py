@@ -1,0 +1,51 @@
+"""What a run refuses before its first call, and `check` tells: paying twice, a limit without a price."""
+
+from itertools import islice
+
+from batch_runner.changes import (
+    MOST_CHANGED_SHARE,
+    TO_PAY,
+    check_changes,
+    check_journal_is_there,
+    find_changes,
+    other_model,
+)
+from batch_runner.errors import ChangedRowsError, UsageError
+from batch_runner.plan import Plan, requests
+from batch_runner.spending import check_prices
+from batch_runner.work import Work
+
+
+def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> None:
+    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers."""
+    check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
+    if work.kept is not None:
+        return
+    changes = find_changes(
+        plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
+    )
+    try:
+        check_changes(changes, origin=work.job.origin, most_share=most_share)
+    except ChangedRowsError as error:
+        if note := other_model(work.job, work.plan, work.replay):
+            raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None
+        raise
+
+
+def check_budget(work: Work) -> bool:
+    """Whether something bounds each call. Raises UsageError for a max_cost that cannot be kept."""
+    to_send = requests(work.plan, work.table, work.builder, work.replay.index)
+    # Rows built from one template differ in what only reading all of them shows, if they do at all.
+    sample = islice(to_send, 1) if work.builder.is_uniform else to_send
+    return check_prices(sample, work.biller, origin=work.job.origin)
+
+
+def refusal(work: Work) -> UsageError | None:
+    """Why `run` would not start, without options that allow more."""
+    try:
+        check_paid_rows(work, work.plan)
+        if work.job.limits.max_cost is not None:
+            check_budget(work)
+    except UsageError as error:
+        return error
+    return None

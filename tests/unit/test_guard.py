@@ -1,0 +1,121 @@
+"""What `run` refuses at once, `check` says; and answers of another model are told as such."""
+
+import contextlib
+import json
+from decimal import Decimal
+
+import pytest
+
+from batch_runner.local import MODEL
+from batch_runner.spending import budget_in_words
+
+
+@pytest.fixture
+def job(tmp_path, fault_server):
+    (tmp_path / "in.csv").write_text("body\none\ntwo\nthree\n")
+    (tmp_path / "job.toml").write_text(
+        'input.path = "in.csv"\noutput.path = "out.csv"\nrequest.model = "gpt-5-mini"\n'
+        'prompt.input = "Sum: {{ body }}"\nrequest.max_output_tokens = 50\n'
+        f'endpoint.base_url = "{fault_server.url}"\n'
+    )
+    return "job.toml"
+
+
+@pytest.fixture
+def local(monkeypatch, fault_server):
+    """`--local` reaches the fault server, which answers for every model."""
+
+    class Endpoint(contextlib.nullcontext):
+        url, model, slots = fault_server.url, MODEL, 4
+
+        def __init__(self, **_):
+            super().__init__(self)
+
+    monkeypatch.setattr("batch_runner.local.LocalEndpoint", Endpoint)
+
+
+UNPRICED = ("--max-cost", "1", "-m", "a-stranger")
+CHANGED = ("--set", "prompt.input=Other: {{ body }}")
+
+
+@pytest.mark.parametrize("flags", [UNPRICED, CHANGED], ids=["no price", "changed prompt"])
+def test_check_refuses_what_run_refuses_in_the_same_words(job, main_cli, flags):
+    assert main_cli("run", job).code == 0
+    if flags is UNPRICED:
+        flags = (*flags, "-o", "other.csv")
+    ran, checked = main_cli("run", job, *flags), main_cli("check", job, *flags)
+    assert (ran.code, checked.code) == (2, 2)
+    said = [line[9:] for line in ran.err.splitlines() if "job.toml:" in line or "hint:" in line]
+    assert len(said) == 2
+    assert [line[9:] for line in checked.err.splitlines()] == said
+    assert "but a run would refuse to start" in checked.out
+    told = json.loads(main_cli("check", job, *flags, "--json").out)
+    assert told["refusal"] in said[0]
+
+
+def test_a_probe_is_not_sent_where_a_run_would_be_refused(job, main_cli, fault_server):
+    assert main_cli("check", job, "--probe", *UNPRICED).code == 2
+    fault_server.settle()
+    assert fault_server.ledger.rows() == []
+
+
+def test_check_lets_pass_what_run_lets_pass(job, main_cli):
+    assert main_cli("check", job, "--max-cost", "1").code == 0
+    assert main_cli("run", job, "--max-cost", "1").code == 0
+    assert main_cli("check", job, "--max-cost", "1").code == 0
+    # Nothing is left to send, so nothing needs a price.
+    assert json.loads(main_cli("check", job, "--json").out)["refusal"] is None
+
+
+def test_kept_answers_are_no_reason_to_refuse(job, main_cli):
+    main_cli("run", job)
+    assert main_cli("run", job, *CHANGED, "--on-change", "keep").code == 0
+    assert main_cli("check", job, *CHANGED).code == 0
+
+
+def test_after_a_local_run_every_command_says_which_model_was_asked(job, main_cli, local):
+    ran = main_cli("run", job, "--local")
+    assert ran.err.count("--local, as in batch-runner report job.toml --local") == 1
+    note = f"the answers in the journal are of {MODEL}; the job asks gpt-5-mini: add --local"
+    for command in ("check", "report", "export", "run"):
+        told = main_cli(command, job)
+        assert note in told.out + told.err, command
+        again = main_cli(command, job, "--local")
+        assert note not in again.out + again.err, command
+        assert again.code == 0
+
+
+def test_a_local_run_says_nothing_of_it_to_machines_or_when_the_job_is_local_itself(
+    job, main_cli, local
+):
+    assert "--local" not in main_cli("run", job, "--local", "--json").err
+    assert main_cli("run", job, "--local", "-q").err == ""
+    assert "later commands" not in main_cli("run", job, "--local", "-m", MODEL, "-o", "b.csv").err
+
+
+def test_another_model_that_is_not_the_local_one_needs_no_flag(job, main_cli):
+    main_cli("run", job, "-m", "m2")
+    told = main_cli("report", job).out
+    assert "the answers in the journal are of m2; the job asks gpt-5-mini" in told
+    assert "--local" not in told
+    assert "the answers in the journal" not in main_cli("report", job, "-m", "m2").out
+
+
+def test_the_budget_is_said_in_one_short_line_with_its_bound():
+    words = budget_in_words(Decimal(10), is_bounded=True)
+    assert words.startswith("max_cost $10.00 for this run: ")
+    assert words.endswith("may be passed by at most $0.00")
+    assert len(words) < 120
+    loose = budget_in_words(Decimal(10), is_bounded=False)
+    assert "may be passed by what calls in flight cost beyond that" in loose
+
+
+def test_one_is_not_told_as_many(job, main_cli):
+    (main_cli.folder / "in.csv").write_text("body\none\n")
+    ran = main_cli("run", job)
+    assert "1 row, 1 to send" in ran.err
+    assert "job  1 row: 1 ok" in ran.err
+    assert "in.csv: 1 row (columns" in main_cli("check", job).out
+    assert "1 of 1 row finished" in main_cli("status", job).out
+    changed = main_cli("report", job, *CHANGED).out
+    assert "1 result is of a prompt or row that the job no longer has; its tokens" in changed
