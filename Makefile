@@ -71,7 +71,7 @@ sim: install ## simulated histories of crashes and bad replies: SEEDS=10000, or 
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS))
 
 bench: install ## figures: speed, memory, start-up
-	cd tests/benchmarks && for case in startup throughput in_flight scale estimate_coverage limiter; do PYTHONPATH=$(CURDIR) ../../$(BIN)/python bench_$$case.py || exit 1; done
+	cd tests/benchmarks && for case in startup throughput parts in_flight scale estimate_coverage limiter; do PYTHONPATH=$(CURDIR) ../../$(BIN)/python bench_$$case.py || exit 1; done
 
 sample-data: $(PROGRAM) ## write sample_data/ again
 	$(BIN)/python sample_data/generate.py
