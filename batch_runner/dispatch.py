@@ -226,15 +226,17 @@ class Dispatch:
     async def _call(self, request: Request) -> RowResult | None:
         """How the row ended; None when it was given up before it cost anything."""
         result = await self._client.call(request)
-        if result is None:
+        if result is not None:
+            # Here, not by the recorder: so it is written before this caller's next call leaves, and
+            # a kill puts no more calls at risk than there are callers.
+            self._journal.finish(result)
+        else:
             # Rejected and refused attempts have been announced; they are not of unknown billing.
             self._journal.waive(request.key)
             self.spending.given_up(request)
         return result
 
     async def _record(self, results: Sequence[RowResult]) -> None:
-        for result in results:
-            self._journal.finish(result)
         # After trouble the run drains (the journal has called `stop`), and every result that still
         # comes in has been paid for: giving up here would throw them away. close() tells of those
         # that could not be stored.

@@ -137,7 +137,7 @@ class World:
             "grace": dice.choice((1, 25)),
         }
         if dice.random() < 0.1:
-            limits["max_cost"] = str(round(dice.random() * 0.02, 4))
+            limits["max_cost"] = str(max(0.0001, round(dice.random() * 0.02, 4)))
         if dice.random() < 0.05:
             limits["deadline"] = dice.choice((1, 5))
         if dice.random() < 0.05:
