@@ -65,7 +65,8 @@ typecheck: install ## types only
 	$(BIN)/mypy
 
 test-faults: install ## kills, full disks, power cuts, fault injection (minutes; some need root)
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
+	@# The folder by name: its conftest.py prints the table, and xdist loads it only so.
+	$(BIN)/python -m pytest tests/faults tests -m slow --numprocesses 2 --dist worksteal
 
 sim: install ## simulated histories of crashes and bad replies: SEEDS=10000, or SEED=1234 for one
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS))
