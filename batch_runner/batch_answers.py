@@ -8,7 +8,7 @@ from typing import Any
 from batch_runner.atomic import publish
 from batch_runner.columns import Ending
 from batch_runner.disk import explained
-from batch_runner.records import Failure, Request, Row, RowStatus
+from batch_runner.records import ANSWERED, Failure, Request, Row
 from batch_runner.responses import ECHOED
 from batch_runner.tables import BatchAnswer, Format, Table, compressed, failures_path, format_of
 from batch_runner.tables import OpenAIBatchTable as BatchTable
@@ -53,7 +53,7 @@ def batch_answer(ending: Ending, sent: Request | Failure) -> BatchAnswer:
     `error` is for what `response` does not tell: no HTTP reply, or a reply that would not do.
     """
     response = _response(ending, sent) if ending.told else None
-    fine = ending.status in (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
+    fine = ending.status in ANSWERED
     told = response is not None and (fine or response["status_code"] >= 400)
     code = str(ending.code or ending.status)
     message = ending.message or "not asked yet: run again"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
+from batch_runner.job import JobSpec
 from batch_runner.pricing import Doubt, PriceBook
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
 
@@ -285,3 +286,9 @@ def source_of(prices: PriceBook, models: Mapping[str, int]) -> str | None:
     """Where the prices of the models come from, as one line; None when none has a price."""
     sources = {match.source for model in models if (match := prices.resolve(model, at=None))}
     return ", ".join(sorted(sources)) or None
+
+
+def biller_of(job: JobSpec) -> Biller:
+    """At the prices that hold for the job's calls."""
+    prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
+    return Biller(prices, tiers=possible_tiers(job.request.get("service_tier")))

@@ -12,24 +12,22 @@ from batch_runner.journal import Entry, Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
-from batch_runner.records import RowStatus
+from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore
+from batch_runner.work import Work
 
 
 MOST_CHANGED_SHARE = 0.2
 """Of the finished rows of the input. More than that is more likely an accident than an edit."""
 
-ASIDE = "journal.before-"
-"""What the folder of an earlier journal is called, before the run that put it aside."""
 TO_PAY = "sent and paid for again"
 TO_LOSE = "replaced by pending rows"
 
 _ENDED = frozenset(RowStatus) - {RowStatus.PENDING}
-_ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
 
 
 def _is_answered(entry: Entry) -> bool:
-    return entry.status in _ANSWERED
+    return entry.status in ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +41,8 @@ class Changes:
 
 
 def find_changes(
+    work: Work,
     plan: Plan,
-    table: Table,
-    builder: PromptBuilder,
-    replay: Replay,
     *,
     same_prompt: bool,
     counts: Callable[[Entry], bool] = _is_answered,
@@ -57,6 +53,7 @@ def find_changes(
     moves on over growing data changes nothing, nor does new data in the old place, as a nightly
     file is.
     """
+    replay, builder = work.replay, work.builder
     finished, orphans = _orphans(plan, replay.index, counts)
     reused = finished - len(orphans)
     labelled = bool(builder.label_columns)
@@ -64,7 +61,7 @@ def find_changes(
         return Changes(finished=reused)
     before = _by_name(orphans, replay, labelled=labelled)
     if labelled:
-        rows = _matched_by_label(plan, table, builder, before)
+        rows = _matched_by_label(plan, work.table, builder, before)
     elif same_prompt:
         rows = _matched_by_neighbours(plan, replay, before, counts)
     else:
@@ -116,12 +113,12 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     )
 
 
-def other_model(job: JobSpec, plan: Plan, replay: Replay) -> str:
+def other_model(work: Work) -> str:
     """A note where nearly all answers in the journal are of another model than the job's, or none."""
-    asked = [run.settings["model"] for run in replay.runs if "model" in run.settings]
+    job, plan, index = work.job, work.plan, work.replay.index
+    asked = [run.settings["model"] for run in work.replay.runs if "model" in run.settings]
     if not asked or asked[-1] == job.model:
         return ""
-    index = replay.index
     held = _answers(index, range(len(index)))
     shown = _answers(index, (number for number in plan.entries if number != UNSENDABLE))
     if shown > MOST_CHANGED_SHARE * held or not held:
@@ -131,14 +128,14 @@ def other_model(job: JobSpec, plan: Plan, replay: Replay) -> str:
 
 
 def _answers(index: Index, numbers: Iterable[int]) -> int:
-    return sum(n for (status, _), n in index.endings(numbers).items() if status in _ANSWERED)
+    return sum(n for (status, _), n in index.endings(numbers).items() if status in ANSWERED)
 
 
 def _answers_told(job: JobSpec) -> tuple[int, str]:
     """How many different answers the output shows at least, and the run that said so."""
     try:
         meta = json.loads(job.meta_path.read_bytes())
-        rows = sum(int(meta["statuses"].get(status, 0)) for status in _ANSWERED)
+        rows = sum(int(meta["statuses"].get(status, 0)) for status in ANSWERED)
         return max(0, rows - int(meta["duplicates"])), str(meta["run_id"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0, ""  # whatever lies there is no meta file of ours
@@ -146,9 +143,7 @@ def _answers_told(job: JobSpec) -> tuple[int, str]:
 
 def _put_aside_since(directory: RunDirectory, run_id: str) -> bool:
     """A later run has put its journal aside; ids of runs sort by time."""
-    return any(
-        aside.name.removeprefix(ASIDE) > run_id for aside in directory.path.glob(f"{ASIDE}*")
-    )
+    return any(later > run_id for later in directory.put_aside_by())
 
 
 def keep_old_answers(plan: Plan, changes: Changes) -> None:

@@ -14,6 +14,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
 from batch_runner.notify import ping_url
+from batch_runner.opening import open_work
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests
 from batch_runner.progress import ProgressStyle
@@ -21,7 +22,7 @@ from batch_runner.records import Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
 from batch_runner.tokens import counter_for, uncounted
-from batch_runner.work import Work, open_work
+from batch_runner.work import Work
 
 
 SHOWN_REQUESTS = 3
@@ -122,7 +123,7 @@ def check(job: JobSpec) -> CheckReport:
     with open_work(job) as work:
         plan = work.plan
         refused = refusal(work)
-        if refused is None and (note := other_model(job, plan, work.replay)):
+        if refused is None and (note := other_model(work)):
             work.warnings.append(note)
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         counter = counter_for(job.model)

@@ -15,7 +15,13 @@ from batch_runner.course import Course
 from batch_runner.errors import RunStoppedError, StorageError
 from batch_runner.exchange import Endpoint, Reply
 from batch_runner.job import InvalidPolicy, RetrySpec
-from batch_runner.judging import judge_reply, still_pending
+from batch_runner.judging import (
+    BROKEN_OFF,
+    judge_reply,
+    out_of_time,
+    still_being_made,
+    still_pending,
+)
 from batch_runner.limiter import Limiter, Slot
 from batch_runner.reask import Reasking
 from batch_runner.records import (
@@ -26,7 +32,6 @@ from batch_runner.records import (
     Request,
     RowResult,
     UnknownBilling,
-    Usage,
     other,
 )
 from batch_runner.redact import Redactor
@@ -301,7 +306,8 @@ class Client:
             elif outcome.failure.code == ErrorCode.SERVER_ERROR:
                 slot.server_error()
             return self._after(outcome, course, reply)
-        slot.succeeded(tokens=_total(course.usage), headers=reply.headers)
+        used = None if course.usage is None else course.usage.input_and_output
+        slot.succeeded(tokens=used, headers=reply.headers)
         self._breaker.succeeded()
         ending = self._reasking.judge(outcome)
         again = None if self._draining else self._reasking.changed(ending, course)
@@ -351,21 +357,10 @@ class Client:
         """What follows from an attempt that was broken off, or ran out of time."""
         if (made := course.response_id) is not None:
             if not self._broken_off or self._leaves_background:
-                message = f"response {made} is still being made; the next run asks for it"
-                failure = Failure(code=ErrorCode.TIMEOUT, message=message)
-                return self._after(Problem(failure=failure, blame=Blame.ROW), course, reply)
+                return self._after(still_being_made(made), course, reply)
             await self._cancel_response(made)
             course.response_id = None
-        if self._broken_off:
-            failure = Failure(
-                code=other("cancelled"), message="broken off when the run was stopped"
-            )
-            unknown = UnknownBilling.CANCELLED
-        else:
-            message = f"no whole reply within endpoint.timeout ({self._timeout_seconds:g} s)"
-            failure = Failure(code=ErrorCode.TIMEOUT, message=message)
-            unknown = UnknownBilling.TIMEOUT
-        problem = Problem(failure=failure, blame=Blame.MAYBE_BILLED, unknown=unknown)
+        problem = BROKEN_OFF if self._broken_off else out_of_time(self._timeout_seconds)
         return self._after(problem, course, reply)
 
     async def _cancel_response(self, response_id: str) -> None:
@@ -398,9 +393,3 @@ class Client:
 
     def _result(self, course: Course, ending: Completion | Failure) -> RowResult:
         return course.result(ending, finished_at=self._wall_clock())
-
-
-def _total(usage: Usage | None) -> int | None:
-    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-        return None
-    return usage.input_tokens + usage.output_tokens

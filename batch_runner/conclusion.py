@@ -1,10 +1,12 @@
 """The end of a run: summary, output, report, meta file and exit code, however the calls ended."""
 
+import json
 import signal
 import time
 from collections import Counter
 from pathlib import Path
 
+from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
@@ -19,7 +21,7 @@ from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.summary import RunSummary
-from batch_runner.work import Work, write_json
+from batch_runner.work import Work
 
 
 def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
@@ -39,7 +41,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         summary.elapsed_seconds = time.time() - work.started_at
         _count_rows(summary, work)
         try:
-            write_json(work.job.meta_path, summary.to_json())
+            _write_meta(work, summary)
         except StorageError as error:
             if summary.exit_code is not ExitCode.STORAGE:
                 raise
@@ -53,8 +55,13 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     summary.elapsed_seconds = time.time() - work.started_at
     if work.job.output.report is not None:
         _add_report(summary, work, Path(work.job.output.report))
-    write_json(work.job.meta_path, summary.to_json())
+    _write_meta(work, summary)
     return summary
+
+
+def _write_meta(work: Work, summary: RunSummary) -> None:
+    with publish(work.job.meta_path) as file:
+        file.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from batch_runner.batch_files import batch_results
-from batch_runner.bill import Bill, Biller, possible_tiers
+from batch_runner.bill import Bill, Biller, biller_of
 from batch_runner.errors import UsageError
 from batch_runner.jobfile import load_job
 from batch_runner.journal import (
@@ -229,9 +229,7 @@ def _ledgers_at(place: Path) -> Iterator[_Ledger]:
         return
     if not place.is_dir():
         job = load_job(place)
-        tiers = possible_tiers(job.request.get("service_tier"))
-        prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
-        yield _Ledger(job=job.name, path=job.run_path, biller=Biller(prices, tiers=tiers))
+        yield _Ledger(job=job.name, path=job.run_path, biller=biller_of(job))
         return
     found = False
     for folder, subfolders, _ in os.walk(place):

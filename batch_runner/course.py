@@ -20,7 +20,7 @@ from batch_runner.retry import Blame, Problem, Spent
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Said:
     """An ending and the reply that brought it."""
 
     ending: Completion | Failure
@@ -48,7 +48,7 @@ class Course:
     """Repeated with a larger max_output_tokens."""
     response_id: str | None = None
     """A background response being made: it is asked for, never asked anew."""
-    fallback: Told | None = None
+    fallback: Said | None = None
     """What the row ends with when a changed repeat fails."""
     billed: list[Billed] = field(default_factory=list)
     unknown: Counter[UnknownBilling] = field(default_factory=Counter)
@@ -160,8 +160,8 @@ class Course:
             reply=told.reply,
         )
 
-    def _told(self, ending: Completion | Failure) -> Told:
-        return Told(
+    def _told(self, ending: Completion | Failure) -> Said:
+        return Said(
             ending,
             reply=self.reply,
             usage=self.usage,

@@ -15,8 +15,10 @@ from batch_runner.endpoint_count import count_at_endpoint
 from batch_runner.errors import RunStoppedError
 from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
 from batch_runner.expectation import Expectation, remember
+from batch_runner.fingerprint import fingerprint
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key
+from batch_runner.opening import open_work
 from batch_runner.plan import TRANSIENT, requests
 from batch_runner.pricing import PriceMatch
 from batch_runner.records import RowResult, RowStatus
@@ -24,7 +26,7 @@ from batch_runner.run_options import RunOptions
 from batch_runner.runner import run
 from batch_runner.signals import Interrupted
 from batch_runner.survey import Ceiling, Kind, Survey
-from batch_runner.work import Work, fingerprint, open_work
+from batch_runner.work import Work
 
 
 T = TypeVar("T")

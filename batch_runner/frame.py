@@ -26,13 +26,13 @@ from batch_runner.export import endings
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import Overrides, load_job
 from batch_runner.journal import RunDirectory, is_locked
+from batch_runner.opening import open_work
 from batch_runner.progress import ProgressStyle
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import Column, ColumnKind, RowResult, RowStatus
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.runner import run_async
 from batch_runner.summary import RunSummary
-from batch_runner.work import open_work
 
 
 if TYPE_CHECKING:

@@ -17,14 +17,13 @@ from batch_runner.bill import source_of
 from batch_runner.disk import identity_of
 from batch_runner.export import Exported
 from batch_runner.journal import DamagedManifest, RunDirectory, read_manifest, write_manifest
-from batch_runner.records import RowStatus
+from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import failures_path
 from batch_runner.tally import Examples
 from batch_runner.work import Work, manifest_of
 
 
 _MARK = "exported"
-_ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
 _WITHOUT_EFFECT = ("origin", "given_by", "typed", "endpoint", "limits", "retry", "notify")
 """Parts of a job that leave no trace in an output whose rows are all done."""
 
@@ -65,7 +64,7 @@ def fresh_export(work: Work) -> Exported | None:
         statuses=statuses,
         codes=Counter(mark["codes"]),
         examples=Examples(mark.get("examples")),
-        reused=sum(statuses[status] for status in _ANSWERED),
+        reused=sum(statuses[status] for status in ANSWERED),
         formula_cells=mark["formula_cells"],
     )
 

@@ -21,13 +21,11 @@ def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
     if work.kept is not None:
         return
-    changes = find_changes(
-        plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
-    )
+    changes = find_changes(work, plan, same_prompt=work.same_prompt)
     try:
         check_changes(changes, origin=work.job.origin, most_share=most_share)
     except ChangedRowsError as error:
-        if note := other_model(work.job, work.plan, work.replay):
+        if note := other_model(work):
             raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None
         raise
 

@@ -1,4 +1,4 @@
-"""What came back, in terms of the row: an answer, a problem, or a response still being made."""
+"""What came back, or did not, in terms of the row: an answer, a problem, or a response being made."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from batch_runner import responses
 from batch_runner.course import Course
 from batch_runner.exchange import Reply
-from batch_runner.records import Completion, ErrorCode, Failure, UnknownBilling
+from batch_runner.records import Completion, ErrorCode, Failure, UnknownBilling, other
 from batch_runner.retry import Blame, Problem, judge_failed_reply, judge_status
 
 
@@ -56,6 +56,28 @@ def still_pending(problem: Problem, course: Course, *, is_gone: bool = False) ->
         return replace(problem, blame=Blame.MAYBE_BILLED, unknown=UnknownBilling.SERVER_ERROR)
     blame = Blame.FREE if problem.blame is Blame.MAYBE_BILLED else problem.blame
     return replace(problem, blame=blame, unknown=None)
+
+
+BROKEN_OFF = Problem(
+    failure=Failure(code=other("cancelled"), message="broken off when the run was stopped"),
+    blame=Blame.MAYBE_BILLED,
+    unknown=UnknownBilling.CANCELLED,
+)
+
+
+def out_of_time(timeout_seconds: float) -> Problem:
+    message = f"no whole reply within endpoint.timeout ({timeout_seconds:g} s)"
+    return Problem(
+        failure=Failure(code=ErrorCode.TIMEOUT, message=message),
+        blame=Blame.MAYBE_BILLED,
+        unknown=UnknownBilling.TIMEOUT,
+    )
+
+
+def still_being_made(response_id: str) -> Problem:
+    """A background response that goes on at the endpoint."""
+    message = f"response {response_id} is still being made; the next run asks for it"
+    return Problem(failure=Failure(code=ErrorCode.TIMEOUT, message=message), blame=Blame.ROW)
 
 
 def _unreadable(reply: Reply) -> Problem:

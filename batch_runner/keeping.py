@@ -7,29 +7,22 @@ because their positions mean nothing in another one.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batch_runner.changes import find_changes, keep_old_answers
-from batch_runner.journal import Manifest, RunDirectory, read_manifest
+from batch_runner.fingerprint import fingerprint
 from batch_runner.plan import unfinished
+from batch_runner.work import KEPT, Work
 
 
-if TYPE_CHECKING:
-    from batch_runner.work import Work
-
-
-MARK = "kept"
-"""The name under which the manifest remembers it."""
-
-
-def keep_changed_rows(work: "Work", *, fingerprint: str, said: bool | None) -> None:
+def keep_changed_rows(work: Work, *, said: bool | None) -> None:
     """The plan sends no changed row if that was `said`; None: if the last run was told so."""
     if said is False:
         return
-    work.kept = _remembered(work, fingerprint)
+    work.kept = _remembered(work)
     if work.kept is None and said:
         work.kept = {
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint(work.job),
             "input": work.input_identity,
             "same_prompt": work.same_prompt,
         }
@@ -37,9 +30,7 @@ def keep_changed_rows(work: "Work", *, fingerprint: str, said: bool | None) -> N
         return
     plan = replace(work.plan)
     plan.choose(work.replay.index, unfinished)  # the same rows, whoever asks
-    changes = find_changes(
-        plan, work.table, work.builder, work.replay, same_prompt=work.kept["same_prompt"]
-    )
+    changes = find_changes(work, plan, same_prompt=work.kept["same_prompt"])
     if changes.rows:
         keep_old_answers(work.plan, changes)
         work.plan_made_of = None  # of more than job and input, from here on
@@ -53,10 +44,9 @@ def keep_changed_rows(work: "Work", *, fingerprint: str, said: bool | None) -> N
         )
 
 
-def _remembered(work: "Work", fingerprint: str) -> Mapping[str, Any] | None:
-    manifest = read_manifest(RunDirectory(work.job.run_path).manifest)
-    mark = manifest.extra.get(MARK) if isinstance(manifest, Manifest) else None
-    if mark is None or mark["fingerprint"] != fingerprint:
+def _remembered(work: Work) -> Mapping[str, Any] | None:
+    mark = None if work.before is None else work.before.extra.get(KEPT)
+    if mark is None or mark["fingerprint"] != fingerprint(work.job):
         return None
     is_same = bool(work.builder.label_columns) or mark["input"] == work.input_identity
     return mark if is_same else None

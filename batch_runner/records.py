@@ -33,6 +33,10 @@ class RowStatus(StrEnum):
     """Not asked yet."""
 
 
+ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
+"""Of a row that shows what the model said."""
+
+
 class ErrorCode(StrEnum):
     """Why a row is not `ok`. Other reasons read `other:<code>`, see `other`."""
 
@@ -123,6 +127,13 @@ class Usage:
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
     total_tokens: int | None = None
+
+    @property
+    def input_and_output(self) -> int | None:
+        """Tokens that count against a limit; None unless both were reported."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

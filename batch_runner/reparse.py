@@ -6,7 +6,7 @@ from pathlib import Path
 from batch_runner.changes import find_changes, keep_old_answers
 from batch_runner.errors import UsageError
 from batch_runner.export import Exported, export
-from batch_runner.journal import Entry, Manifest, RunDirectory, read_manifest
+from batch_runner.journal import Entry
 from batch_runner.reask import Reasking
 from batch_runner.records import Completion, ErrorCode, Failure, RowStatus
 from batch_runner.work import Work
@@ -20,9 +20,7 @@ def reparse(work: Work, path: Path) -> Exported:
     `json_invalid` ones that fit have become `ok`, and the other way round. Raises UsageError where
     positions cannot be trusted.
     """
-    changes = find_changes(
-        work.plan, work.table, work.builder, work.replay, same_prompt=False, counts=_has_reply
-    )
+    changes = find_changes(work, work.plan, same_prompt=False, counts=_has_reply)
     if changes.rows and not work.builder.label_columns and not _is_same_input(work):
         raise UsageError(
             f"{work.job.origin}: {len(changes.rows):,} rows ask for something else than their answers "
@@ -43,8 +41,8 @@ def _has_reply(entry: Entry) -> bool:
 
 
 def _is_same_input(work: Work) -> bool:
-    manifest = read_manifest(RunDirectory(work.job.run_path).manifest)
-    return isinstance(manifest, Manifest) and manifest.input.get("files") == work.input_identity
+    before = work.before
+    return before is not None and before.input.get("files") == work.input_identity
 
 
 def _judged(reasking: Reasking, ending: Completion | Failure) -> Completion | Failure:

@@ -9,8 +9,9 @@ from batch_runner.columns import Ending
 from batch_runner.export import endings
 from batch_runner.job import JobSpec
 from batch_runner.journal import result_of
+from batch_runner.opening import open_work
 from batch_runner.records import Row, RowResult, RowStatus, Usage
-from batch_runner.work import Work, open_work
+from batch_runner.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from batch_runner.bill import Biller, possible_tiers
+from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
@@ -34,13 +34,8 @@ class RunPlace:
 
 
 def place_of_job(job: JobSpec) -> RunPlace:
-    tiers = possible_tiers(job.request.get("service_tier"))
-    prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
     return RunPlace(
-        job=job.name,
-        path=job.run_path,
-        biller=Biller(prices, tiers=tiers),
-        invocation=job.invocation,
+        job=job.name, path=job.run_path, biller=biller_of(job), invocation=job.invocation
     )
 
 

@@ -16,11 +16,13 @@ from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError
 from batch_runner.expectation import recall
+from batch_runner.fingerprint import fingerprint
 from batch_runner.guard import check_budget, check_paid_rows
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
+from batch_runner.opening import open_work
 from batch_runner.outset import endings_of
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import TRANSIENT, Plan, requests, unfinished
@@ -30,14 +32,7 @@ from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words
 from batch_runner.summary import RunSummary
 from batch_runner.tally import Tally
-from batch_runner.work import (
-    Work,
-    fingerprint,
-    journal_settings,
-    open_work,
-    put_journal_aside,
-    remember_job,
-)
+from batch_runner.work import Work, journal_settings, remember_job
 
 
 log = logging.getLogger("batch_runner")
@@ -106,9 +101,9 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             return
         budget = _budget(work) if work.plan.to_send else None
         if options.fresh:
-            put_journal_aside(work)
+            directory.put_aside(run_id=work.run_id)
         if not work.plan.to_send:
-            if options.dedupe is not None:
+            if options.dedupe is not None or work.kept is not None:
                 remember_job(work)
             yield work, None
             return

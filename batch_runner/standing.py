@@ -39,7 +39,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         warnings=list(work.warnings),
     )
     _count_rows(summary, work)
-    if note := other_model(work.job, work.plan, work.replay):
+    if note := other_model(work):
         summary.warnings.insert(0, note)
     if left := findings.left_over:
         results = (

@@ -15,7 +15,7 @@ from batch_runner.disk import identity_of
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.journal import Holder, Manifest, is_locked
 from batch_runner.outset import Endings
-from batch_runner.plan import TRANSIENT
+from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
 from batch_runner.progress import dollars, duration, tokens_in_words
 from batch_runner.records import RowStatus
@@ -301,11 +301,7 @@ def _to_send(gauge: Gauge, endings: Endings, *, is_running: bool) -> int | None:
         return None
     if is_running:
         return max(0, gauge.outset.to_send - gauge.sent)
-    return sum(
-        n
-        for (status, code), n in endings.items()
-        if status is RowStatus.PENDING or (status is RowStatus.FAILED and code in TRANSIENT)
-    )
+    return sum(n for (status, code), n in endings.items() if unfinished(status, code))
 
 
 def _rows_per_second(gauge: Gauge, now: float) -> float | None:

@@ -85,13 +85,13 @@ def _timeouts(
 def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> Transport:
     """A transport without a connection limit of its own: the limiter is the limit.
 
-    Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA file.
+    Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA
+    file and for a proxy that is not spoken to in HTTP.
     """
     url = urlsplit(base_url)
     host = url.hostname or ""
     context = _trust(ca_file) if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     proxy_url = None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
-
     session = aiohttp.ClientSession(
         connector=_Connector(
             limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
@@ -213,7 +213,18 @@ def _environment_proxy(scheme: str, host: str) -> str | None:
     if urllib.request.proxy_bypass(host):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(scheme) or proxies.get("all")
+    found = proxies.get(scheme) or proxies.get("all")
+    if not found:
+        return None
+    kind, has_scheme, _ = found.partition("://")
+    if not has_scheme:
+        return f"http://{found}"
+    if kind.lower() not in ("http", "https"):  # aiohttp would send HTTP to a SOCKS port, too
+        raise UsageError(
+            f"the environment names a {kind} proxy for {host}; only http and https are spoken here",
+            hint=f"set endpoint.proxy or {scheme}_proxy to an HTTP proxy, or NO_PROXY={host}",
+        )
+    return found
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -56,9 +56,9 @@ def _place(arguments: argparse.Namespace) -> "RunPlace":
 
 def report(arguments: argparse.Namespace) -> int:
     from batch_runner.findings import gather
+    from batch_runner.opening import open_work
     from batch_runner.report import report_lines
     from batch_runner.standing import standing
-    from batch_runner.work import open_work
 
     if arguments.job is not None and is_batch_output(arguments.job):
         return _report_batch(arguments)

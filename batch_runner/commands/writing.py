@@ -23,13 +23,15 @@ log = logging.getLogger("batch_runner")
 def export(arguments: argparse.Namespace) -> int:
     """`export`, and `reparse`, which looks harder for the answers."""
     from batch_runner.export import export as write_output
-    from batch_runner.work import check_target, claim_output, open_work
+    from batch_runner.opening import open_work
+    from batch_runner.output_place import check_target
+    from batch_runner.work import claim_output
 
     target = other_target(arguments)
     with described_job(arguments) as job, open_work(job) as work:
         path = target or job.output_path
         check_target(path, work.table, place="-o")
-        if note := other_model(job, work.plan, work.replay):
+        if note := other_model(work):
             log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
@@ -50,9 +52,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def _check_nothing_vanishes(work: Work) -> None:
-    changes = find_changes(
-        work.plan, work.table, work.builder, work.replay, same_prompt=work.same_prompt
-    )
+    changes = find_changes(work, work.plan, same_prompt=work.same_prompt)
     check_nothing_vanishes(changes, origin=work.job.origin)
 
 
@@ -63,7 +63,8 @@ def convert(arguments: argparse.Namespace) -> int:
         write_requests,
         write_table,
     )
-    from batch_runner.work import check_target, open_work
+    from batch_runner.opening import open_work
+    from batch_runner.output_place import check_target
 
     files = [name for name in arguments.sources if is_batch_output(name)]
     jobs = [name for name in arguments.sources if name not in files]

@@ -7,6 +7,7 @@ from pathlib import Path
 from batch_runner.disk import REAL_DISK, Disk, explained, make_folders, sync_folder
 
 
+_ASIDE = "journal.before-"
 _SEGMENT_NAME = re.compile(r"(\d{8,})\.jsonl")
 
 
@@ -38,6 +39,17 @@ class RunDirectory:
             sync_folder(disk, self.path.parent)
             sync_folder(disk, self.path)
             disk.close(disk.open(self.lock, os.O_RDWR | os.O_CREAT))
+
+    def put_aside(self, *, run_id: str) -> None:
+        """What earlier runs wrote lies beside the journal, which is empty; the lock stays."""
+        if self.segment_numbers():
+            with explained("move", self.segments):
+                self.segments.rename(self.path / f"{_ASIDE}{run_id}")
+            self.create()
+
+    def put_aside_by(self) -> list[str]:
+        """The runs that put a journal aside."""
+        return [aside.name.removeprefix(_ASIDE) for aside in self.path.glob(f"{_ASIDE}*")]
 
     def segment(self, number: int) -> Path:
         return self.segments / f"{number:08}.jsonl"

@@ -13,10 +13,9 @@ from sys import byteorder
 from typing import Self
 
 from batch_runner.journal.packed import Packed
-from batch_runner.records import KEY_BYTES, RowStatus
+from batch_runner.records import ANSWERED, KEY_BYTES, RowStatus
 
 
-_ANSWERS = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
 _OFFSET_BITS = 44
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 _LENGTH_BITS = 32
@@ -132,7 +131,7 @@ class Index:
         if number is None:
             number = self._ending_numbers[status, code] = len(self._endings)
             self._endings.append((status, code))
-            self._is_answer.append(status in _ANSWERS)
+            self._is_answer.append(status in ANSWERED)
         return number
 
     def record(self, key: bytes, ending: int, file: int, offset: int, length: int) -> int:

@@ -5,6 +5,7 @@ from binascii import unhexlify
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -184,7 +185,7 @@ def replay(
             writers.setdefault(segment.writer, segment.header)
         _replay_lines(lines, segment, found.index, flights)
     flights.land()
-    lost = (*flights.lost, *flights.waiting.values())
+    lost = (*flights.lost, *chain.from_iterable(flights.waiting.values()))
     run_ids = {writer: header.run_id for writer, header in writers.items()}
     found.unknown += tuple(
         replace(record.read_intent(intent), run_id=run_ids.get(writer)) for writer, intent in lost
@@ -237,8 +238,8 @@ class _Flights:
         """Key to intent lines. A result ends all attempts of its key: it tells of them itself."""
         self.queued: dict[bytes, str] = {}
         """Key to the id of the background response that its last attempt brought."""
-        self.waiting: dict[bytes, tuple[object, bytes]] = {}
-        """Key to the writer and intent of that attempt, until a result tells of it."""
+        self.waiting: dict[bytes, list[tuple[object, bytes]]] = {}
+        """Key to the writers and intents of such attempts, until a result tells of them."""
         self.lost: list[tuple[object, bytes]] = []
         """Writers and their intents."""
         self.ended: set[object] = set()
@@ -255,7 +256,7 @@ class _Flights:
         """The last attempt is no longer in flight: whoever asks for its id hears the end of it."""
         self.queued[name] = record.read_queued(line)
         if intents := self.open.get(name):
-            self.waiting[name] = (self._writer, intents.pop())
+            self.waiting.setdefault(name, []).append((self._writer, intents.pop()))
 
     def told(self, name: bytes, line: bytes) -> None:
         """A result ends the waiting, unless it says that the response is still being made."""
@@ -278,6 +279,12 @@ class _Flights:
         for intents in self.open.values():
             self.lost.extend((self._writer, intent) for intent in intents)
         self.open.clear()
+        # Of several, a later process asks for the last one only, and its result tells of no other.
+        for name, attempts in tuple(self.waiting.items()):
+            self.waiting[name] = attempts[-1:] if name in self.queued else []
+            self.lost.extend(attempts[: len(attempts) - len(self.waiting[name])])
+            if not self.waiting[name]:
+                del self.waiting[name]
 
 
 def _past_run(header: Header, ended_cleanly: bool) -> PastRun:  # noqa: FBT001 - named in one call

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from batch_runner import work
+from batch_runner import opening
 from batch_runner.cli import main
 
 
@@ -14,7 +14,7 @@ def wait(*_arguments, **_options):
 
 
 if sys.argv[1] == "plan":
-    work.make_plan = wait
+    opening.make_plan = wait
 else:
     # In the middle of the file: half of it has been handed to the temporary one.
     from batch_runner.export import _ending

@@ -4,6 +4,7 @@ import csv
 import http.client
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -373,6 +374,27 @@ def test_the_proxy_of_the_environment_is_used_for_other_hosts(ask, fault_server,
     assert (ran.code, ending(rows[0])) == (0, OK)
     assert asked == ["http://llm.example/v1/responses"]
     assert leaks(ran, tmp_path, secret="pass-word-99") == []
+
+
+def test_a_proxy_of_the_environment_needs_no_scheme(ask, fault_server):
+    with tiny_proxy(port_of(fault_server)) as (proxy, asked):
+        plain = proxy.removeprefix("http://")
+        ran, rows = ask(ELSEWHERE, settings=KEYED, MY_KEY=KEY, http_proxy=plain, HTTP_PROXY=plain)
+    assert (ran.code, ending(rows[0])) == (0, OK)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["socks5", "socks5h", "SOCKS4"])
+def test_a_socks_proxy_of_the_environment_is_refused_and_not_spoken_to(ask, kind):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        url = f"{kind}://me:pass-word-99@127.0.0.1:{listening.getsockname()[1]}"
+        ran, _ = ask(ELSEWHERE, settings=KEYED, MY_KEY=KEY, ALL_PROXY=url, all_proxy=url)
+        assert ran.code == 2
+        assert f"a {kind} proxy" in ran.err
+        assert "pass-word-99" not in ran.err
+        with pytest.raises(TimeoutError):
+            listening.accept()
 
 
 def test_no_proxy_is_honoured_and_loopback_is_never_proxied(ask, fault_server):

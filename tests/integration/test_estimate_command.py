@@ -12,8 +12,8 @@ from batch_runner.errors import RunStoppedError
 from batch_runner.estimate import Range
 from batch_runner.expectation import Expectation, recall
 from batch_runner.faultserver import running
+from batch_runner.fingerprint import fingerprint
 from batch_runner.run_options import RunOptions
-from batch_runner.work import fingerprint
 
 
 JOB = """

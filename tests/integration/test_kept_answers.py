@@ -85,6 +85,21 @@ def test_kept_answers_stay_for_whoever_looks_later(work, labelled, grows):
     assert work.calls() == told
 
 
+def test_what_was_kept_still_is_when_the_run_died_before_its_output_was_written(work, monkeypatch):
+    work("run")
+    work.write("Say: {{ x }}")
+
+    def die(*_arguments, **_options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_runner.conclusion.export", die)
+        assert work("run", "--on-change", "keep").code != 0
+    told = work.calls()
+    assert work("run").code == 0
+    assert work.calls() == told
+
+
 def test_keeping_ends_with_another_prompt_and_where_it_is_said(work):
     work("run")
     work.write("Say: {{ x }}")

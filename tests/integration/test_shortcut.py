@@ -13,8 +13,8 @@ import pytest
 from batch_runner import shortcut as shortcut_module
 from batch_runner.jobfile import load_job
 from batch_runner.journal import RunDirectory
+from batch_runner.opening import open_work
 from batch_runner.shortcut import read_shortcut
-from batch_runner.work import open_work
 
 
 JOB = """

@@ -10,9 +10,9 @@ from batch_runner.errors import ChangedRowsError
 from batch_runner.job import Durability
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.journal import Journal, RunDirectory
+from batch_runner.opening import open_work
 from batch_runner.plan import Dedupe, requests
 from batch_runner.records import Completion, RowResult, RowStatus
-from batch_runner.work import open_work
 
 
 class Job:
@@ -56,9 +56,7 @@ class Job:
     def changes(self, *, same_prompt=True):
         """Finished rows, and the rows that would be paid again."""
         with self.opened() as work:
-            found = find_changes(
-                work.plan, work.table, work.builder, work.replay, same_prompt=same_prompt
-            )
+            found = find_changes(work, work.plan, same_prompt=same_prompt)
             return found.finished, sorted(found.rows)
 
 
@@ -127,9 +125,7 @@ def test_rows_that_left_the_input_make_the_guard_no_milder(job):
     work.write(night(9) | edited)
     assert work.changes() == (6, [0, 1])
     with work.opened() as opened:
-        found = find_changes(
-            opened.plan, opened.table, opened.builder, opened.replay, same_prompt=True
-        )
+        found = find_changes(opened, opened.plan, same_prompt=True)
     with pytest.raises(ChangedRowsError, match="2 of 6 finished rows"):
         check_changes(found, origin="a.toml", most_share=MOST_CHANGED_SHARE)
 
@@ -162,9 +158,7 @@ def test_a_fifth_of_the_finished_rows_may_change_and_no_more(job):
     work = job()
     work.write(rows(*"abcde") | {"f": "edited"})
     with work.opened() as opened:
-        found = find_changes(
-            opened.plan, opened.table, opened.builder, opened.replay, same_prompt=True
-        )
+        found = find_changes(opened, opened.plan, same_prompt=True)
     check_changes(found, origin="a.toml", most_share=MOST_CHANGED_SHARE)
     with pytest.raises(ChangedRowsError, match="1 of 6 finished rows") as caught:
         check_changes(found, origin="a.toml", most_share=0.1)
@@ -177,9 +171,7 @@ def test_copies_of_a_kept_row_show_the_same(job):
     work.answer_all()
     work.prompt = "Other {{ x }}"
     with work.opened(dedupe=Dedupe.ON) as opened:
-        found = find_changes(
-            opened.plan, opened.table, opened.builder, opened.replay, same_prompt=False
-        )
+        found = find_changes(opened, opened.plan, same_prompt=False)
         keep_old_answers(opened.plan, found)
         statuses = opened.replay.index.endings(opened.plan.entries)
         assert statuses == {(RowStatus.OK, None): 2}
@@ -190,9 +182,7 @@ def test_kept_rows_are_not_sent_and_show_what_they_had(job):
     work.write(rows(*"abcd") | {"e": "edited", "new": "n"})
     with work.opened() as opened:
         assert opened.plan.to_send == 2
-        found = find_changes(
-            opened.plan, opened.table, opened.builder, opened.replay, same_prompt=True
-        )
+        found = find_changes(opened, opened.plan, same_prompt=True)
         keep_old_answers(opened.plan, found)
         assert opened.plan.to_send == 1
         entry = opened.replay.index.entry(opened.plan.entries[4])

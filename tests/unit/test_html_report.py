@@ -14,12 +14,12 @@ from batch_runner.findings import MOST_RANDOM, gather
 from batch_runner.html_report import no_repeats, render_report, write_report
 from batch_runner.jobfile import load_job
 from batch_runner.journal import Durability, Intent, Journal, RunDirectory
+from batch_runner.opening import open_work
 from batch_runner.progress import ProgressStyle
 from batch_runner.records import RowStatus
 from batch_runner.run_options import RunOptions
 from batch_runner.runner import run
 from batch_runner.standing import standing
-from batch_runner.work import open_work
 
 
 HOSTILE = (

@@ -270,6 +270,36 @@ def test_a_row_that_is_asked_anew_no_longer_waits_for_its_first_response(directo
         assert [lost.attempt for lost in found.unknown] == [2, 1]
 
 
+def test_a_response_asked_anew_by_a_process_that_died_stays_unknown_for_good(directory):
+    first = open_journal(directory, "killed")
+    first.begin(intent(1))
+    wait_for_response(first, 1, "resp_1")
+    second = open_journal(directory, "killed too")
+    second.begin(intent(1, attempt=2))
+    with open_journal(directory, "third") as journal:
+        journal.begin(intent(1, attempt=3))
+        journal.finish(answer(1))
+    with replay(directory) as found:
+        assert sorted(lost.attempt for lost in found.unknown) == [1, 2]
+    first.close(clean=False)
+    second.close(clean=False)
+
+
+def test_only_the_last_of_several_background_responses_is_still_waited_for(directory):
+    first = open_journal(directory, "killed")
+    first.begin(intent(1))
+    wait_for_response(first, 1, "resp_1")
+    second = open_journal(directory, "killed too")
+    second.begin(intent(1, attempt=2))
+    wait_for_response(second, 1, "resp_2")
+    with open_journal(directory, "third") as journal:
+        journal.finish(answer(1))  # of resp_2
+    with replay(directory) as found:
+        assert [lost.attempt for lost in found.unknown] == [1]
+    first.close(clean=False)
+    second.close(clean=False)
+
+
 def test_one_of_a_thing_is_not_told_as_many():
     counts = dict.fromkeys(("segments", "headers", "intents", "results", "ends", "other"), 1)
     one = VerifyReport(**counts, queued=0, gratis=0, damage=())

@@ -21,7 +21,7 @@ ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
     "adaptive", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course", "doubt",
-    "errors", "estimate", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters",
+    "errors", "estimate", "fingerprint", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters",
     "price_list", "pricing", "printable", "prompt", "reask", "records", "redact", "responses",
     "retry", "sse", "stored", "structured", "summary", "tally", "template_values", "timeline",
     "trouble", "values",
@@ -39,7 +39,7 @@ FLOW = {
     "__init__", "__main__", "announce", "asked", "batch_answers", "batch_files", "batch_report",
     "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
     "costs_report", "dispatch", "estimate_report", "estimating", "export", "findings", "frame",
-    "freshness", "gauge", "guard", "html_report", "keeping", "money_view", "outset", "pipeline",
+    "freshness", "gauge", "guard", "html_report", "keeping", "money_view", "opening", "outset", "output_place", "pipeline",
     "plan", "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view",
     "runner", "shortcut", "spending", "standing", "starter", "status", "survey", "work",
 }  # fmt: skip

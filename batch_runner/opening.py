@@ -1,0 +1,181 @@
+"""Opens a job: input against journal, everything checked that can be before money is spent."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from batch_runner.attachments import read_attachment
+from batch_runner.bill import biller_of
+from batch_runner.columns import output_columns
+from batch_runner.disk import identity_of
+from batch_runner.job import InputFormat, JobSpec
+from batch_runner.journal import (
+    LockPolicy,
+    Manifest,
+    Replay,
+    RunDirectory,
+    read_manifest,
+    take_lock,
+)
+from batch_runner.keeping import keep_changed_rows
+from batch_runner.output_place import check_output, make_run_directory
+from batch_runner.plan import (
+    Dedupe,
+    Wanted,
+    Watch,
+    check_dedupe,
+    check_new_columns,
+    make_plan,
+    unfinished,
+)
+from batch_runner.prompt import PromptBuilder
+from batch_runner.shortcut import known_plan, parts_of_plan, recover
+from batch_runner.structured import AnswerSchema
+from batch_runner.tables import Format, Table, open_table, suggest_delimiter
+from batch_runner.work import Work
+
+
+@contextmanager
+def open_work(
+    job: JobSpec,
+    *,
+    wanted: Wanted = unfinished,
+    lock: LockPolicy | None = None,
+    fresh: bool = False,
+    dedupe: Dedupe | None = None,
+    keep: bool | None = None,
+    watch: Watch | None = None,
+) -> Iterator[Work]:
+    """The job's input laid against its journal; read-only unless `lock` is given.
+
+    With `lock`, the run directory is made and locked. `fresh` reads no journal: every row is
+    planned as new. `keep` and `dedupe` None: as the last run was told. Raises UsageError for
+    everything that is wrong with job, input or output.
+    """
+    started_at = time.time()
+    table = open_input(job)
+    input_identity = identity_of(table.paths)
+    check_output(job, table)
+    builder = _open_builder(job, table)
+    columns = output_columns(job, many_files=len(table.paths) > 1 or _is_glob(job))
+    schema = _answer_schema(job)
+    directory = RunDirectory(job.run_path)
+    with ExitStack() as stack:
+        if lock is not None:
+            stack.enter_context(take_lock(make_run_directory(job), policy=lock))
+        before = _left_word(directory)
+        if dedupe is None:  # copies must not turn into rows to pay for
+            dedupe = Dedupe(before.extra.get("dedupe", Dedupe.OFF)) if before else Dedupe.OFF
+        if lock is not None and dedupe is Dedupe.ON:
+            check_dedupe(job)
+        found, shortcut = (Replay(directory), None) if fresh else recover(directory)
+        stack.enter_context(found)
+        earlier_segments = len(found.index.files)
+        made_of = None if builder.reads_files else parts_of_plan(job, table.paths, dedupe)
+        # Whoever only reads shows what was shared; a run is what may be refused.
+        shared = Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe
+        plan = None if watch else known_plan(shortcut, made_of)
+        if plan is None:
+            plan = make_plan(
+                job,
+                table,
+                builder,
+                found.index,
+                wanted=wanted,
+                new_columns=columns.columns,
+                dedupe=shared,
+                watch=watch,
+            )
+        else:
+            check_new_columns(job, plan.columns, columns.columns)
+            plan.choose(found.index, wanted)
+        work = Work(
+            job=job,
+            table=table,
+            builder=builder,
+            columns=columns,
+            schema=schema,
+            biller=biller_of(job),
+            replay=found,
+            plan=plan,
+            dedupe=dedupe,
+            before=before,
+            earlier_segments=earlier_segments,
+            shortcut=shortcut,
+            plan_made_of=made_of,
+            run_id=_new_run_id(started_at),
+            started_at=started_at,
+            input_identity=input_identity,
+        )
+        keep_changed_rows(work, said=False if fresh else keep)
+        _warn(work)
+        yield work
+
+
+def _open_builder(job: JobSpec, table: Table) -> PromptBuilder:
+    builder = PromptBuilder(job, read_file=partial(read_attachment, folder=job.folder))
+    if table.header is not None:
+        hint = _delimiter_hint(table.header)
+        builder.check_columns(table.header, source=str(table.paths[0]), hint=hint)
+    return builder
+
+
+def open_input(job: JobSpec) -> Table:
+    declared = job.input.format
+    return open_table(
+        job.input.path,
+        format=None if declared is InputFormat.AUTO else Format(declared),
+        encoding=job.input.encoding,
+        delimiter=job.input.delimiter,
+        place=job.place("input.path"),
+    )
+
+
+def _delimiter_hint(header: Sequence[str]) -> str:
+    """A header of one column is more often split at another character than meant so."""
+    likely = suggest_delimiter(header[0]) if len(header) == 1 else None
+    return f"is input.delimiter = {json.dumps(likely)} meant?" if likely else ""
+
+
+def _is_glob(job: JobSpec) -> bool:
+    return any(mark in path for path in job.input.path for mark in "*?[")
+
+
+def _answer_schema(job: JobSpec) -> AnswerSchema | None:
+    if job.json.schema is None and not job.json.columns:
+        return None
+    return AnswerSchema(job.json.schema, origin=job.origin)
+
+
+def _left_word(directory: RunDirectory) -> Manifest | None:
+    manifest = read_manifest(directory.manifest)
+    return manifest if isinstance(manifest, Manifest) else None
+
+
+def _new_run_id(started_at: float) -> str:
+    """Sortable by time, unique without a registry."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started_at))
+    return f"{stamp}.{int(started_at % 1 * 1000):03}Z-{uuid.uuid4().hex[:6]}"
+
+
+def _warn(work: Work) -> None:
+    plan = work.plan
+    work.warnings += [
+        f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
+    ]
+    if plan.bad_count:
+        records = "1 record" if plan.bad_count == 1 else f"{plan.bad_count:,} records"
+        work.warnings.append(
+            f"{records} could not be read and left out, the first at {plan.bad[0].place}"
+        )
+    if plan.rows > 1 and not work.builder.uses_columns:
+        work.warnings.append("the prompt names no column, so every row asks for the same")
+    damaged = sum(not place.is_expected for place in work.replay.damage)
+    if damaged:
+        work.warnings.append(
+            f"{damaged} damaged places in the journal: batch-runner verify tells; "
+            "rows that stood there are asked again"
+        )
