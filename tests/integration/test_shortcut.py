@@ -112,7 +112,7 @@ def test_a_finished_job_is_neither_read_nor_planned_again(job, monkeypatch):
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_runner.work.make_plan", no)
+        patch.setattr("batch_runner.opening.make_plan", no)
         # The package has a function of the module's name.
         patch.setattr(sys.modules["batch_runner.journal.replay"], "_replay_lines", no)
         code, again = job.run()
@@ -218,7 +218,7 @@ def test_after_a_kill_only_what_the_dead_run_wrote_is_read(run_cli, fault_server
     def no(*_arguments, **_named):
         raise AssertionError("planned again")
 
-    monkeypatch.setattr("batch_runner.work.make_plan", no)
+    monkeypatch.setattr("batch_runner.opening.make_plan", no)
     facts, taken = job.state()
     assert taken
     assert facts["unknown"]
