@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from batch_runner import __version__, logs
@@ -191,9 +192,13 @@ class Dispatch:
 
     async def _source(self) -> AsyncIterator[Request]:
         """The requests, as fast as the limiter, the journal and the budget take them."""
+        room = 0
         while block := await self._block():
             for request in block:
-                await self.limiter.room()
+                if not room:
+                    await anyio.lowlevel.checkpoint()  # callers of before have taken their places
+                    room = await self.limiter.room()
+                room -= 1
                 await self._journal.ready()
                 if not await self.spending.admit(request):
                     return

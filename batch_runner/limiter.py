@@ -171,12 +171,13 @@ class Limiter:
         """
         return Slot(self, tokens, again=again)
 
-    async def room(self) -> None:
-        """Fewer attempts are running or waiting than the limit: time to read another row."""
+    async def room(self) -> int:
+        """How many more rows to read: attempts running or waiting are fewer than the limit."""
         while self.held >= self.limit:
             if self._room is None:
                 self._room = anyio.Event()
             await self._room.wait()
+        return self.limit - self.held
 
     def cooling_seconds(self, now: float) -> float:
         """How long nobody may send; 0 when there is no cool-down."""

@@ -1,10 +1,12 @@
-"""How rows travel: each caller takes the next request when it is free, one recorder takes results.
+"""How rows travel: callers that are free are handed the next requests, one recorder takes results.
 
 Backpressure needs no counters: requests are read when a caller asks for one, and a caller whose
 result finds no room waits for the recorder. Ending early is closing the front: nobody is handed
 another request, callers finish what they hold, the recorder empties the pipe, everyone leaves.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
@@ -63,6 +65,7 @@ async def run_pipeline(
             anyio.create_task_group() as tasks,
         ):
             front = _Front(rows, drain)
+            tasks.start_soon(front.read)
             async with to_record:
                 for _ in range(callers):
                     tasks.start_soon(_answer, front, to_record.clone(), call)
@@ -72,24 +75,57 @@ async def run_pipeline(
 
 
 class _Front:
-    """Where callers stand in line for the next request."""
+    """Where callers stand in line for the next request.
+
+    One task reads and hands out as many requests in a turn as callers wait. Were each caller to
+    read for itself, the next could only do so a turn of the event loop later, and no two calls
+    would share one look at the sockets and one write of the journal.
+    """
 
     def __init__(self, source: Source, drain: Drain) -> None:
         self._source = source
         self._drain = drain
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._loop = asyncio.get_running_loop()
+        self._line: deque[asyncio.Future[Request | None]] = deque()
+        self._waits: asyncio.Future[None] | None = None
         self._is_closed = False
 
     async def next(self) -> Request | None:
         """None when there is no more, or the drain has started."""
-        async with self._turn:
-            if not (self._is_closed or self._drain.started):
-                # Cancelling ends a source that waits; one that never does is not asked again.
-                with self._drain.reading():
-                    async for request in self._source:
-                        return request
-                self._is_closed = True
+        if self._is_closed:
             return None
+        place: asyncio.Future[Request | None] = self._loop.create_future()
+        self._line.append(place)
+        if self._waits is not None and not self._waits.done():
+            self._waits.set_result(None)
+        return await place
+
+    async def read(self) -> None:
+        """Callers are handed requests until there are none left, or the drain has started."""
+        try:
+            # Cancelling ends a source that waits; one that never does is not asked again.
+            with self._drain.reading():
+                while not self._drain.started:
+                    await self._somebody()
+                    request = await anext(self._source, None)
+                    if request is None:
+                        break
+                    self._hand(request)
+        finally:
+            self._is_closed = True
+            while self._line:
+                self._hand(None)
+
+    def _hand(self, request: Request | None) -> None:
+        place = self._line.popleft()
+        if not place.done():  # a caller that was cancelled: the whole run is
+            place.set_result(request)
+
+    async def _somebody(self) -> None:
+        """A caller waits."""
+        if not self._line:
+            self._waits = self._loop.create_future()
+            await self._waits
 
 
 async def _answer(front: _Front, to_record: MemoryObjectSendStream[RowResult], call: Call) -> None:

@@ -64,6 +64,28 @@ async def test_no_rows_end_at_once():
     assert record.rows == []
 
 
+async def test_callers_that_wait_together_are_served_in_one_turn_of_the_loop():
+    turns, begun = 0, []
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async def call(asked: Request) -> RowResult | None:
+        begun.append(turns)
+        await anyio.sleep(0.01)
+        return result(asked)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count_turns)
+        await run_pipeline(Rows(100)(), call, Recorder(), callers=100, drain=Drain())
+        tasks.cancel_scope.cancel()
+    assert len(begun) == 100
+    assert begun[-1] - begun[0] <= 1
+
+
 async def test_a_stuck_recorder_stops_the_reader():
     rows, stuck = Rows(10_000), anyio.Event()
     recorded: list[RowResult] = []
