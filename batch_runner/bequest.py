@@ -56,7 +56,7 @@ def bill_of_results(work: Work, dispatch: Dispatch | None) -> Bill:
         segments = known.segments
     if unread := work.replay.index.files[segments : work.earlier_segments]:
         for result in work.replay.results(unread):
-            bill.merge(work.biller.bill(result))
+            work.biller.add(bill, result)
     if dispatch is not None:
         bill.merge(dispatch.tally.bill)
     return bill

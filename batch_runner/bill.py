@@ -185,7 +185,13 @@ class Biller:
 
     def bill(self, result: RowResult) -> Bill:
         """The calls, tokens and dollars of one row."""
-        bill = Bill(calls=result.attempts)
+        bill = Bill()
+        self.add(bill, result)
+        return bill
+
+    def add(self, bill: Bill, result: RowResult) -> None:
+        """The row is on the bill, too: a third of what a bill of its own and `merge` would cost."""
+        bill.calls += result.attempts
         has_answer = isinstance(result.ending, Completion)
         for position, billed in enumerate(result.billed):
             is_answer = has_answer and position == len(result.billed) - 1
@@ -193,7 +199,6 @@ class Biller:
         for cause, attempts in result.unknown.items():
             bill.unknown[cause] += attempts
             bill.bound(self._ceiling_of(result, at=result.started_at), calls=attempts)
-        return bill
 
     def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
         """The bill of a call that was in flight when its process died."""
@@ -239,7 +244,8 @@ class Biller:
         bill.answered += 1
         bill.tokens.add(billed.usage)
         quote = self.prices.quote(billed, asked=result.asked_model)
-        bill.doubts.update(quote.doubts)
+        for doubt in quote.doubts:
+            bill.doubts[doubt] += 1
         if quote.dollars is None or quote.at_least is None:
             bill.unpriced += 1
             bill.bound(self._ceiling_of(result, at=billed.at))

@@ -170,7 +170,7 @@ def _whole_bill(work: Work, results: Bill, *, storage_failed: bool) -> Bill:
             lost = now.unknown
             bill = Bill()
             for result in now.results():
-                bill.merge(work.biller.bill(result))
+                work.biller.add(bill, result)
     for intent in lost:
         bill.merge(work.biller.bill_lost(intent, at=None))
     return bill

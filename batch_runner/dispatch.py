@@ -251,7 +251,8 @@ class Dispatch:
             self._count(result)
 
     def _count(self, result: RowResult) -> None:
-        self.spending.settle(result.key, self.tally.add(result))
+        self.tally.add(result)
+        self.spending.settle(result)
         if result.status is not RowStatus.FAILED:
             self._trouble.answered()
         level = logging.DEBUG if result.code is not None else logs.TRACE

@@ -257,7 +257,7 @@ def _after_sample(
         found = _with_overhead(found, survey, work, measured, source="measured")
     bill = Bill()
     for result in results.values():
-        bill.merge(work.biller.bill(result))
+        work.biller.add(bill, result)
     sample = _projected(found, survey, work, told, rows=len(results), bill=bill)
     if isinstance(sample.usd, Range):
         per_row = sample.usd.divided(found.to_send)

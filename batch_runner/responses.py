@@ -4,7 +4,7 @@ Servers differ (reference: OpenAI, Open Responses, llama.cpp, LiteLLM, vLLM, tra
 everything but the text is optional here, `error.code` may be a number, and unknown item types pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ ECHOED = frozenset({
 
 _UNFINISHED = ("queued", "in_progress")
 _NO_TOKENS = Usage()
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+"""Kinds of tool call, and where what is passed stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,26 +102,20 @@ def read_output(reply: Mapping[str, Any]) -> ReplyOutput:
     reasoning: list[str] = []
     calls: list[Mapping[str, Any]] = []
     for item in _mappings(reply.get("output")):
-        match item.get("type"):
-            case "message":
-                phase = str(item.get("phase") or "")
-                for part in _mappings(item.get("content")):
-                    if part.get("type") == "refusal":
-                        refusals.append(str(part.get("refusal") or ""))
-                    elif isinstance(part.get("text"), str):
-                        messages.append((phase, part["text"]))
-            case "reasoning":
-                reasoning += [
-                    part["text"]
-                    for part in _mappings(item.get("summary"))
-                    if isinstance(part.get("text"), str)
-                ]
-            case "function_call":
-                calls.append({name: item.get(name) for name in ("name", "call_id", "arguments")})
-            case "custom_tool_call":
-                calls.append({name: item.get(name) for name in ("name", "call_id", "input")})
-            case _:
-                pass
+        kind = item.get("type")
+        if kind == "message":
+            phase = str(item.get("phase") or "")
+            for part in _mappings(item.get("content")):
+                text = part.get("text")
+                if part.get("type") == "refusal":
+                    refusals.append(str(part.get("refusal") or ""))
+                elif isinstance(text, str):
+                    messages.append((phase, text))
+        elif kind == "reasoning":
+            texts = (part.get("text") for part in _mappings(item.get("summary")))
+            reasoning += [text for text in texts if isinstance(text, str)]
+        elif isinstance(kind, str) and kind in _CALLS:
+            calls.append({name: item.get(name) for name in ("name", "call_id", _CALLS[kind])})
     final = [text for phase, text in messages if phase == "final_answer"]
     return ReplyOutput(
         text="".join(final or [text for _, text in messages]),
@@ -274,6 +270,10 @@ def _count(table: Any, name: str) -> int | None:
     return value if type(value) is int and value >= 0 else None  # a bool is no count
 
 
-def _mappings(items: Any) -> list[Mapping[str, Any]]:
+def _mappings(items: Any) -> Sequence[Mapping[str, Any]]:
     """The JSON objects in a list; what else is there is passed over."""
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    if not isinstance(items, list):
+        return ()
+    if len(items) == 1:  # one message with one text, mostly
+        return items if isinstance(items[0], dict) else ()
+    return [item for item in items if isinstance(item, dict)]

@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import anyio
 
-from batch_runner.bill import Bill, Biller, is_priced
+from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.errors import RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
 from batch_runner.progress import dollars
-from batch_runner.records import Request
+from batch_runner.records import Request, RowResult
 from batch_runner.tally import Tally
 
 
@@ -76,11 +76,12 @@ class Spending:
         if self.budget is not None:
             self.budget.release(request.key)
 
-    def settle(self, key: bytes, bill: Bill) -> None:
-        """The row has cost what its bill says, and is in the tally."""
+    def settle(self, result: RowResult) -> None:
+        """The row has ended and is in the tally."""
         if self.budget is not None:
+            bill = self.biller.bill(result)
             cost = bill.answers + bill.failures + bill.perhaps_more + bill.unknown_at_most
-            self.budget.settle(key, cost, unbounded=bill.unbounded)
+            self.budget.settle(result.key, cost, unbounded=bill.unbounded)
             self._warn_of_budget(self.budget)
         if self.tally.finished % _CHECK_EVERY_ROWS == 0:
             self._warn_of_estimate()

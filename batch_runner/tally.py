@@ -97,8 +97,7 @@ class Tally:
     def failed(self) -> int:
         return self.statuses[RowStatus.FAILED]
 
-    def add(self, result: RowResult) -> Bill:
-        """The result is counted; what it alone cost."""
+    def add(self, result: RowResult) -> None:
         self.statuses[result.status] += 1
         if result.code:
             self.codes[str(result.code)] += 1
@@ -109,6 +108,4 @@ class Tally:
             self.models[result.model] += 1
         if result.latency_seconds is not None and result.attempts:
             self.latencies.add(result.latency_seconds)
-        bill = self.biller.bill(result)
-        self.bill.merge(bill)
-        return bill
+        self.biller.add(self.bill, result)

@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -70,8 +71,6 @@ def plain_text(value: Any) -> str:
         return value
     if value is None:
         return ""
-    if type(value) is int:  # half of the new cells are token counts; a bool is not one
-        return str(value)
     if isinstance(value, float):
         shortest = repr(value)
         in_full = "e-" in shortest and abs(value) > 1e-15  # 0.000012, not 1.2e-05
@@ -91,10 +90,20 @@ class CellWriter:
         self._escape = escape_formulas
         self._needs_quotes = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
 
-    def new(self, value: Any, kind: ColumnKind) -> str:
-        """A cell of a new column; text that a spreadsheet would run is counted, maybe escaped."""
-        if value is None:
-            return ""
+    def new(self, values: Sequence[Any], kinds: Sequence[ColumnKind]) -> list[str]:
+        """The cells of new columns, for one row."""
+        cells = []
+        for value, kind in zip(values, kinds, strict=True):
+            if value is None:
+                cells.append("")
+            elif type(value) is int:  # most of them are counts; a bool is not one
+                cells.append(self.quoted(str(value)))
+            else:
+                cells.append(self._cell(value, kind))
+        return cells
+
+    def _cell(self, value: Any, kind: ColumnKind) -> str:
+        """Text that a spreadsheet would run is counted, maybe escaped."""
         if kind is ColumnKind.JSON:
             return self.quoted(json_text(value))
         text = plain_text(value)

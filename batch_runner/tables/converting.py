@@ -151,10 +151,11 @@ def _write_csv(
     delimiter: str,
 ) -> None:
     header = [*names, *(column.name for column in columns)]
+    kinds = [column.kind for column in columns]
     target.write(cells.encoded(delimiter.join(map(cells.quoted, header)) + "\n"))
     for row, new in answered:
         texts = [cells.quoted(plain_text(row.values.get(name))) for name in names]
-        texts += [cells.new(value, c.kind) for c, value in zip(columns, new, strict=True)]
+        texts += cells.new(new, kinds)
         line = delimiter.join(texts) or '""'  # an empty line would be no row
         target.write(cells.encoded(line + "\n"))
 

@@ -94,6 +94,7 @@ class CsvTable(Table):
         end_of_line = end or first.line_feed
         owed = b"" if end else end_of_line  # due before the next record, not after the last
         written = left_out = 0
+        kinds = [column.kind for column in columns]
         for row, record in self._rows_and_records(ignore):
             new = answer(row)
             if new is None:
@@ -101,8 +102,7 @@ class CsvTable(Table):
                 continue
             own, end = first.cut_end(record.raw)
             added = self.delimiter * (len(self.header) - len(record.cells))
-            for column, value in zip(columns, new, strict=True):
-                added += self.delimiter + cells.new(value, column.kind)
+            added += "".join([self.delimiter + cell for cell in cells.new(new, kinds)])
             target.write(owed + own + cells.encoded(added) + end)
             owed = b"" if end else end_of_line
             written += 1
