@@ -14,11 +14,15 @@ Told = Mapping[str, Any]
 """The fields of one result; those that are None are left out."""
 
 NO_USAGE: Told = {}
+_NOTHING = ReplyOutput(text="", refusal="", reasoning="", tool_calls=())
 
 
 def written(told: Told, status: RowStatus) -> ReplyOutput:
     """What the model wrote, according to the reply alone."""
-    output = read_output(told.get("reply") or {})
+    reply = told.get("reply")
+    if not reply:
+        return _NOTHING
+    output = read_output(reply)
     if status is RowStatus.REFUSED and not output.text:
         return ReplyOutput(
             text=output.refusal,

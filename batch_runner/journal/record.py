@@ -157,29 +157,28 @@ def result_fields(result: RowResult) -> dict[str, Any]:
         "row": result.row,
         "attempts": result.attempts,
     }
-    optional = {
-        "label": result.label,
-        "message": ending.message,
-        "billed": [_billed_fields(billed) for billed in result.billed] or None,
-        "final_usage": result.final_usage and _usage_fields(result.final_usage),
-        "unknown": {str(cause): n for cause, n in result.unknown.items()} or None,
-        "request_bytes": result.request_bytes,
-        "max_output_tokens": result.max_output_tokens,
-        "asked_model": result.asked_model,
-        "model": result.model,
-        "service_tier": result.service_tier,
-        "response_id": result.response_id,
-        "http_status": result.http_status,
-        "request_id": result.request_id,
-        "finish_reason": result.finish_reason,
-        "latency_seconds": result.latency_seconds,
-        "started_at": result.started_at,
-        "finished_at": result.finished_at,
-        "reply": result.reply,
-    }
     fields |= _unlike_reply(result)
-    fields |= {name: value for name, value in optional.items() if value is not None}
+    if ending.message is not None:
+        fields["message"] = ending.message
+    if result.billed:
+        fields["billed"] = [_billed_fields(billed) for billed in result.billed]
+    if result.final_usage is not None:
+        fields["final_usage"] = _usage_fields(result.final_usage)
+    if result.unknown:
+        fields["unknown"] = {str(cause): n for cause, n in result.unknown.items()}
+    for name in _AS_THEY_ARE:
+        value = getattr(result, name)
+        if value is not None:
+            fields[name] = value
     return fields
+
+
+_AS_THEY_ARE = (
+    "label", "request_bytes", "max_output_tokens", "asked_model", "model", "service_tier",
+    "response_id", "http_status", "request_id", "finish_reason", "latency_seconds", "started_at",
+    "finished_at", "reply",
+)  # fmt: skip
+"""The reply comes last: see `read_dues`."""
 
 
 def state_of(result: bytes) -> bytes:
