@@ -8,6 +8,7 @@ from batch_runner.changes import (
     TO_LOSE,
     check_journal_is_there,
     check_nothing_vanishes,
+    check_rows_are_there,
     find_changes,
     other_model,
 )
@@ -33,6 +34,7 @@ def export(arguments: argparse.Namespace) -> int:
             log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
+            check_rows_are_there(job, work.plan)
             claim_output(work)
         if arguments.command == "reparse":
             from batch_runner.reparse import reparse
