@@ -84,9 +84,11 @@ def load_job(
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
     given_by: dict[str, str] = {}
+    written = _output(tables)
     for key, value, who in _laid_over(overrides, environment):
         _lay(tables, key, value, who=who)
         given_by[_spelled(key)] = who
+    _report_beside(tables, written, folder=folder, given_by=given_by)
     _default_base_url(tables, environment, given_by)
     _read_files(tables, origin=origin, folder=folder, given_by=given_by)
     return job_from_mapping(
@@ -282,6 +284,25 @@ def _default_base_url(
         given_by["endpoint.base_url"] = URL_VARIABLE
 
 
+def _report_beside(
+    tables: dict[str, Any],
+    written: Mapping[str, Any],
+    *,
+    folder: Path,
+    given_by: dict[str, str],
+) -> None:
+    """Another output than the job file's (its table is `written`) has its report beside itself."""
+    now = _output(tables)
+    before, path = written.get("path"), now.get("path")
+    if "report" not in now or "output.report" in given_by or before == path:
+        return
+    if isinstance(before, str) and isinstance(path, str):
+        places = {os.path.realpath(folder / Path(one).expanduser()) for one in (before, path)}
+        if len(places) > 1:
+            tables["output"]["report"] = f"{path}.html"
+            given_by["output.report"] = given_by["output.path"]
+
+
 def _read_files(
     tables: dict[str, Any], *, origin: str, folder: Path, given_by: Mapping[str, str]
 ) -> None:
@@ -316,6 +337,11 @@ def _text_of(file: Path, place: str) -> str:
 
 def _output_stem(tables: Mapping[str, Any]) -> str:
     """What a job without a file is called after."""
-    output = tables.get("output")
-    path = output.get("path") if isinstance(output, Mapping) else None
+    path = _output(tables).get("path")
     return Path(path).stem if isinstance(path, str) else "job"
+
+
+def _output(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The table `[output]` as it stands now; empty where it is none."""
+    output = tables.get("output")
+    return dict(output) if isinstance(output, Mapping) else {}
