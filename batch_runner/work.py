@@ -241,6 +241,7 @@ def put_journal_aside(work: Work) -> None:
     """What earlier runs wrote lies beside the journal, which is empty; the lock stays where it is."""
     directory = RunDirectory(work.job.run_path)
     if directory.segment_numbers():
+        directory.shortcut.unlink(missing_ok=True)  # it tells what belongs into the old one
         directory.segments.rename(directory.path / f"journal.before-{work.run_id}")
         directory.create()
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,11 @@ def _report_batch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     from batch_runner import journal
+    from batch_runner.losses import lost_segments
 
-    with described_job(arguments) as job:
-        report = journal.verify(journal.RunDirectory(job.run_path))
+    directory = _place(arguments).directory
+    found = journal.verify(directory)
+    report = replace(found, damage=(*found.damage, *lost_segments(directory)))
     if arguments.json:
         print_json(report.to_json())
     elif not (arguments.quiet and report.is_sound):
