@@ -166,7 +166,7 @@ def build_parser() -> Parser:
         _add_job(made[name])
         _add_job_flags(made[name])
     for name in ("status", "export", "reparse", "report", "verify"):
-        _add_job(made[name])
+        _add_job(made[name], or_else="; of a job given by flags its output or run folder will do")
         _add_job_flags(made[name], output_is=_OUTPUT_OF.get(name, _ROWS))
     _add_convert(made["convert"])
     _add_run_flags(made["run"])
@@ -209,10 +209,8 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="PATH", help="write here instead of to stdout")
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "job", metavar="JOB", nargs="?", help="job file (TOML); flags alone work too"
-    )
+def _add_job(parser: argparse.ArgumentParser, *, or_else: str = "; flags alone work too") -> None:
+    parser.add_argument("job", metavar="JOB", nargs="?", help=f"job file (TOML){or_else}")
 
 
 _ROWS = "where the rows with answers go"

@@ -1,12 +1,13 @@
 """Reads a job file, lays environment and flags over it, and reads the files it refers to."""
 
+import copy
 import difflib
 import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from batch_runner.errors import JobError, UsageError
 from batch_runner.job import DEFAULT_BASE_URL, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
+from batch_runner.redact import without_passwords
 from batch_runner.values import looks_like_a_key
 
 
@@ -72,14 +74,18 @@ def load_job(
     overrides: Overrides = _NONE,
     *,
     environment: Mapping[str, str] = os.environ,
+    given: Mapping[str, Any] | None = None,
 ) -> JobSpec:
     """The job in `path` with environment, `--set` and flags laid over it, in that order.
 
-    Without a path the flags alone must describe the job. Raises JobError, naming file, key and
+    Without a path the flags alone must describe the job, or lie over `JobSpec.given` of one that
+    was described so before. Raises JobError, naming file, key and
     value, when anything is missing, unknown or wrong.
     """
     if path is None:
         tables, origin, folder, name = {}, "command line", Path.cwd(), ""
+        if given is not None:
+            tables, folder = copy.deepcopy(given["tables"]), Path(given["folder"])
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
@@ -90,13 +96,29 @@ def load_job(
         given_by[_spelled(key)] = who
     _report_beside(tables, written, folder=folder, given_by=given_by)
     _default_base_url(tables, environment, given_by)
+    kept = _kept(tables, folder) if path is None else {}
     _read_files(tables, origin=origin, folder=folder, given_by=given_by)
-    return job_from_mapping(
+    job = job_from_mapping(
         tables,
         origin=origin,
         folder=folder,
         default_name=name or _output_stem(tables),
         given_by=given_by,
+    )
+    return replace(job, given=kept)
+
+
+def _kept(tables: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """What describes the job again to commands that call nobody; nothing if a secret may be in it."""
+    endpoint = tables.get("endpoint")
+    if isinstance(endpoint, Mapping):
+        public = {key: v for key, v in endpoint.items() if key not in ("headers", "proxy")}
+        tables = {**tables, "endpoint": public}
+    text = json.dumps(tables, default=str)
+    return (
+        {"folder": str(folder), "tables": json.loads(text)}
+        if without_passwords(text) == text
+        else {}
     )
 
 

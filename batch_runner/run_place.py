@@ -69,6 +69,15 @@ def place_named(name: str) -> RunPlace | None:
     return None
 
 
+def run_folder(name: str) -> Path | None:
+    """The run directory of an output, or the one that is named itself; None where there is none."""
+    path = Path(name)
+    for folder in ([path.with_name(path.name + SUFFIX)] if path.name else []) + [path]:
+        if (folder / "journal").is_dir():
+            return folder
+    return None
+
+
 def remembered(path: Path) -> RunPlace:
     """A run directory whose job file nobody named: its manifest keeps name and prices."""
     manifest = read_manifest(RunDirectory(path).manifest)

@@ -261,7 +261,12 @@ def manifest_of(work: Work) -> Manifest:
     job = work.job
     return Manifest(
         fingerprint=fingerprint(job),
-        job={"name": job.name, "model": job.model, "file": job.origin},
+        job={
+            "name": job.name,
+            "model": job.model,
+            "file": job.origin,
+            **({"given": job.given, "typed": job.typed} if job.given else {}),
+        },
         input={"files": work.input_identity, "rows": work.plan.rows},
         extra={
             "dedupe": work.dedupe,
