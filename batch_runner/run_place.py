@@ -1,6 +1,7 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -88,6 +89,26 @@ def remembered(path: Path) -> RunPlace:
     book = PriceBook(prices, base_url=extra.get("base_url"))
     tiers = possible_tiers(extra.get("service_tier"))
     return RunPlace(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))
+
+
+def missing_folders(directory: RunDirectory) -> list[Path]:
+    """The folders that `directory` still needs, innermost first."""
+    path = directory.path
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_unused(directory: RunDirectory, made: Sequence[Path]) -> None:
+    """The folders that were `made` go again if no run began in them: one was refused."""
+    unused = {directory.lock.name, directory.segments.name, directory.shortcut.name}
+    if not made:
+        return
+    with suppress(OSError):  # there is something else in them, or they are gone
+        if {entry.name for entry in directory.path.iterdir()} <= unused:
+            directory.segments.rmdir()
+            directory.shortcut.unlink(missing_ok=True)
+            directory.lock.unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def _price(fields: Mapping[str, str | None]) -> PriceSpec:
