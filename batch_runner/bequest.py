@@ -1,17 +1,19 @@
 """What a run leaves to the next one besides its journal: the shortcut, and the bill so far."""
 
-import json
 import logging
-from dataclasses import asdict
-from hashlib import blake2b
-from importlib.metadata import version
 
 from batch_runner import __version__
 from batch_runner.bill import Bill
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import StorageError
 from batch_runner.journal import Known, PastRun, RunDirectory
-from batch_runner.shortcut import KnownBill, KnownPlan, Shortcut, write_shortcut
+from batch_runner.shortcut import (
+    KnownBill,
+    KnownPlan,
+    Shortcut,
+    digest_of_prices,
+    write_shortcut,
+)
 from batch_runner.work import Work, journal_settings
 
 
@@ -90,8 +92,5 @@ def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
 
 
 def _prices(work: Work) -> str:
-    """Equal where equal results have equal bills."""
     job = work.job
-    prices = {model: asdict(price) for model, price in job.prices.items()}
-    parts = [__version__, version("genai-prices"), prices, job.endpoint.base_url, work.biller.tiers]
-    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
+    return digest_of_prices(job.prices, base_url=job.endpoint.base_url, tiers=work.biller.tiers)

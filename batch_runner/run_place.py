@@ -11,6 +11,7 @@ from batch_runner.errors import InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
+from batch_runner.shortcut import digest_of_prices
 from batch_runner.tables.formats import format_of
 
 
@@ -26,6 +27,8 @@ class RunPlace:
     path: Path
     """The run directory; there need not be one yet."""
     biller: Biller
+    at_prices: str | None = None
+    """A digest of the prices; None where they are not known."""
     invocation: str | None = None
     """What to type behind a command to mean the job; None when only its output is known."""
 
@@ -41,6 +44,7 @@ def place_of_job(job: JobSpec) -> RunPlace:
         job=job.name,
         path=job.run_path,
         biller=Biller(prices, tiers=tiers),
+        at_prices=digest_of_prices(job.prices, base_url=job.endpoint.base_url, tiers=tiers),
         invocation=job.invocation,
     )
 
@@ -86,9 +90,14 @@ def remembered(path: Path) -> RunPlace:
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))
     extra = manifest.extra
     prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
-    book = PriceBook(prices, base_url=extra.get("base_url"))
+    base_url = extra.get("base_url")
     tiers = possible_tiers(extra.get("service_tier"))
-    return RunPlace(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))
+    return RunPlace(
+        job=manifest.job["name"],
+        path=path,
+        biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
+        at_prices=digest_of_prices(prices, base_url=base_url, tiers=tiers),
+    )
 
 
 def missing_folders(directory: RunDirectory) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Any
 from batch_runner import __version__
 from batch_runner.bill import Bill, Tokens
 from batch_runner.disk import identity_of
-from batch_runner.job import JobSpec
+from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import (
     Index,
     Intent,
@@ -155,6 +155,15 @@ def parts_of_plan(job: JobSpec, paths: Sequence[Path], dedupe: Dedupe) -> str | 
     ]
     text = json.dumps(parts, sort_keys=True, default=str)
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digest_of_prices(
+    prices: Mapping[str, PriceSpec], *, base_url: str | None, tiers: Sequence[str | None]
+) -> str:
+    """Equal where equal results have equal bills."""
+    own = {model: asdict(price) for model, price in prices.items()}
+    parts = [__version__, version("genai-prices"), own, base_url, tiers]
+    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
 
 
 def _segments(directory: RunDirectory, names: list[str]) -> list[list[Any]]:

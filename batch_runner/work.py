@@ -286,7 +286,9 @@ def manifest_of(work: Work) -> Manifest:
 def _outset(work: Work) -> Outset:
     """Taken once: from the first call on, the index knows results of this run."""
     if work.outset is None:
-        work.outset = outset_of(work.plan, work.replay.index, run_id=work.run_id)
+        work.outset = outset_of(
+            work.plan, work.replay.index, run_id=work.run_id, made_of=work.plan_made_of
+        )
     return work.outset
 
 
