@@ -189,7 +189,9 @@ def _sentence(text: str) -> str:
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the data file")
+    parser.add_argument(
+        "file", metavar="FILE", help="the data file, a folder of them, or a pattern in quotes"
+    )
     parser.add_argument("-o", "--output", metavar="PATH", help="write here instead of to stdout")
 
 
