@@ -287,7 +287,8 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["report"].add_argument(
         "--redact", action="store_true", help="leave out every text of the input and of the model"
     )
-    made["prices"].add_argument("models", metavar="MODEL", nargs="+", help="name of a model")
+    made["prices"].add_argument("models", metavar="MODEL", nargs="+",
+                                help="name of a model; exit 3 if one has no known price")  # fmt: skip
     made["costs"].add_argument(
         "--by",
         metavar="KEY[,KEY]",

@@ -98,6 +98,12 @@ def test_a_refused_or_incomplete_row_is_3(work, fault, status):
     assert work.cells()[1] == status
 
 
+def test_a_model_without_a_price_is_3_for_prices_and_that_is_documented(main_cli):
+    assert main_cli("prices", "gpt-5-mini").code == 0
+    assert main_cli("prices", "gpt-5-mini", "a-stranger").code == 3
+    assert "exit 3" in main_cli("prices", "--help").out
+
+
 def test_a_skipped_row_alone_is_0(work):
     (work.folder / "in.csv").write_text("id,body\n1,one\n2,\n")
     assert work("run", "--set", "prompt.missing=skip") == 0
