@@ -1,13 +1,14 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 from batch_runner.bill import Biller, possible_tiers
-from batch_runner.errors import InputError, UsageError
+from batch_runner.disk import REAL_DISK, Disk
+from batch_runner.errors import BatchRunnerError, InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -106,18 +107,30 @@ def missing_folders(directory: RunDirectory) -> list[Path]:
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
-def remove_unused(directory: RunDirectory, made: Sequence[Path]) -> None:
-    """The folders that were `made` go again if no run began in them: one was refused."""
-    unused = {directory.lock.name, directory.segments.name, directory.shortcut.name}
-    if not made:
-        return
-    with suppress(OSError):  # there is something else in them, or they are gone
-        if {entry.name for entry in directory.path.iterdir()} <= unused:
-            directory.segments.rmdir()
-            directory.shortcut.unlink(missing_ok=True)
-            directory.lock.unlink()
-            for folder in made:
-                folder.rmdir()
+@contextmanager
+def removed_if_refused(
+    directory: RunDirectory, made: Sequence[Path], *, disk: Disk = REAL_DISK
+) -> Iterator[None]:
+    """The folders that were `made` go again if a run is refused before it left anything in them."""
+    try:
+        yield
+    except BatchRunnerError:
+        with suppress(OSError):
+            if made and not disk.listdir(directory.segments):
+                _remove(directory, made, disk)
+        raise
+
+
+def _remove(directory: RunDirectory, made: Sequence[Path], disk: Disk) -> None:
+    unused = (directory.shortcut, directory.lock)
+    there = disk.listdir(directory.path)
+    if {*there} <= {directory.segments.name, *(file.name for file in unused)}:
+        disk.rmdir(directory.segments)
+        for file in unused:
+            if file.name in there:
+                disk.unlink(file)
+        for folder in made:
+            disk.rmdir(folder)
 
 
 def _price(fields: Mapping[str, str | None]) -> PriceSpec:

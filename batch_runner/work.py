@@ -45,7 +45,7 @@ from batch_runner.plan import (
 )
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
-from batch_runner.run_place import missing_folders, remove_unused
+from batch_runner.run_place import missing_folders, removed_if_refused
 from batch_runner.shortcut import Shortcut, known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import (
@@ -129,7 +129,7 @@ def open_work(
             with _place_is_usable(job):
                 _create(directory)
                 stack.enter_context(take_lock(directory, policy=lock))
-            stack.callback(remove_unused, directory, made)  # before the lock is free
+            stack.enter_context(removed_if_refused(directory, made))  # while the lock is held
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
         earlier_segments = len(found.index.files)
