@@ -86,6 +86,7 @@ def run_folder(name: str) -> Path | None:
 
 def remembered(path: Path) -> RunPlace:
     """A run directory whose job file nobody named: its manifest keeps name and prices."""
+    path = path.absolute()  # the shortcut knows its segments so
     manifest = read_manifest(RunDirectory(path).manifest)
     if not isinstance(manifest, Manifest):
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))

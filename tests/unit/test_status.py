@@ -300,15 +300,18 @@ def test_a_shortcut_tells_what_the_whole_journal_tells(place, run, job, story, f
     assert after != shorter
 
 
-def test_what_a_shortcut_tells_is_not_read(place, run, job, monkeypatch):
+def test_what_a_shortcut_tells_is_not_read(place, run, job, tmp_path, monkeypatch):
     aged(job)
     run()
     read, read_dues = [], gauge_module.read_dues
     monkeypatch.setattr(
         gauge_module, "read_dues", lambda data: read.append(data) or read_dues(data)
     )
-    assert read_status(place).finished == 3
-    assert len(read) == 1, "the last one, for its time"
+    monkeypatch.chdir(tmp_path)
+    for found in (place, place_named("out.csv"), place_named("out.csv.run")):
+        read.clear()
+        assert read_status(found).finished == 3
+        assert len(read) == 1, "the last one, for its time"
     read.clear()
     with take_lock(place.directory, policy=LockPolicy.FAIL):
         read_status(place)
