@@ -1,17 +1,19 @@
 """What a run leaves to the next one besides its journal: the shortcut, and the bill so far."""
 
-import json
 import logging
-from dataclasses import asdict
-from hashlib import blake2b
-from importlib.metadata import version
 
 from batch_runner import __version__
 from batch_runner.bill import Bill
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import StorageError
 from batch_runner.journal import Known, PastRun, RunDirectory
-from batch_runner.shortcut import KnownBill, KnownPlan, Shortcut, write_shortcut
+from batch_runner.shortcut import (
+    KnownBill,
+    KnownPlan,
+    Shortcut,
+    digest_of_prices,
+    write_shortcut,
+)
 from batch_runner.work import Work, journal_settings
 
 
@@ -42,7 +44,7 @@ def leave_all(work: Work, dispatch: Dispatch | None, results: Bill) -> None:
     known = Known(index=replay.index, unknown=replay.unknown, runs=runs)
     segments = len(replay.index.files)
     taken = work.shortcut
-    bill = KnownBill(at_prices=_prices(work), segments=segments, bill=results)
+    bill = KnownBill(at_prices=digest_of_prices(work.biller), segments=segments, bill=results)
     if taken is None or taken.bill is None or taken.bill != bill:
         _leave(work, known, bill)
 
@@ -51,7 +53,7 @@ def bill_of_results(work: Work, dispatch: Dispatch | None) -> Bill:
     """What the rows cost that ended in any run of this journal."""
     bill, segments = Bill(), 0
     known = None if work.shortcut is None else work.shortcut.bill
-    if known is not None and known.at_prices == _prices(work):
+    if known is not None and known.at_prices == digest_of_prices(work.biller):
         bill.merge(known.bill)
         segments = known.segments
     if unread := work.replay.index.files[segments : work.earlier_segments]:
@@ -87,11 +89,3 @@ def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
             write_shortcut(directory, Shortcut(known=known, plan=plan, bill=bill))
     except (OSError, StorageError) as error:
         log.debug("no shortcut for the next run: %s", error)
-
-
-def _prices(work: Work) -> str:
-    """Equal where equal results have equal bills."""
-    job = work.job
-    prices = {model: asdict(price) for model, price in job.prices.items()}
-    parts = [__version__, version("genai-prices"), prices, job.endpoint.base_url, work.biller.tiers]
-    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()

@@ -113,6 +113,19 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     )
 
 
+def check_rows_are_there(job: JobSpec, plan: Plan) -> None:
+    """Raise ChangedRowsError when an input without a row would empty an output that shows answers."""
+    told, _ = _answers_told(job)
+    if plan.rows or not told or not job.output_path.exists():
+        return
+    raise ChangedRowsError(
+        f"{job.origin}: the input has no rows, and {str(job.output_path)!r} shows {told:,} answers: "
+        "it would be emptied",
+        hint="put the rows back; if there are none to be any more, run --on-change rerun "
+        "empties the output, and another output.path, or -o, leaves it alone",
+    )
+
+
 def other_model(work: Work) -> str:
     """A note where nearly all answers in the journal are of another model than the job's, or none."""
     job, plan, index = work.job, work.plan, work.replay.index

@@ -75,7 +75,7 @@ class CheckReport:
             yield f"         {rows} no request, for an empty or unusable cell: {first}"
         if self.duplicates:
             rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
-            yield f"         {rows} for the same as another"
+            yield f"         {rows} for the same as another (run --dedupe sends it once)"
         yield f"endpoint {self.model} at {self.endpoint}, {self.key_source}"
         yield f"output   {self.output}"
         for warning in self.warnings:

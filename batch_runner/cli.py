@@ -10,26 +10,8 @@ from typing import Any, NoReturn
 
 from batch_runner import __version__
 from batch_runner.errors import ExitCode
+from batch_runner.manual import EXAMPLES, FAULTS
 
-
-EXAMPLES = """\
-examples:
-  batch-runner init articles.csv > jobs/summaries.toml
-  batch-runner check    jobs/summaries.toml              # no calls; shows what would be sent
-  batch-runner estimate jobs/summaries.toml --sample 30
-  batch-runner run      jobs/summaries.toml              # again = only what is missing
-  batch-runner run -i reviews.csv -o out.csv -m gpt-5-mini -p "Summarize: {{ text }}"
-
-exit codes:
-  0  all wanted rows done             3    finished, some rows without a full answer
-  1  a bug                            4    stopped by a limit, or refused by the endpoint
-  2  usage, job, input, credentials   5    journal or output could not be written
-  75 another run holds the lock       130, 143  stopped by SIGINT, SIGTERM; run again
-
-environment:
-  OPENAI_API_KEY OPENAI_BASE_URL HTTPS_PROXY NO_PROXY SSL_CERT_FILE NO_COLOR
-  BATCH_RUNNER_<LONG_FLAG>, as in BATCH_RUNNER_MAX_COST=5
-"""
 
 COMMANDS: dict[str, str] = {
     "init": "write a starter job file for a data file",
@@ -162,11 +144,13 @@ def build_parser() -> Parser:
         for name, text in COMMANDS.items()
     }
     _add_init(made["init"])
+    made["faults"].epilog = FAULTS
+    made["faults"].formatter_class = argparse.RawDescriptionHelpFormatter
     for name in ("check", "estimate", "run", "retry"):
         _add_job(made[name])
         _add_job_flags(made[name])
     for name in ("status", "export", "reparse", "report", "verify"):
-        _add_job(made[name])
+        _add_job(made[name], or_else="; of a job given by flags its output or run folder will do")
         _add_job_flags(made[name], output_is=_OUTPUT_OF.get(name, _ROWS))
     _add_convert(made["convert"])
     _add_run_flags(made["run"])
@@ -205,14 +189,14 @@ def _sentence(text: str) -> str:
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the data file")
+    parser.add_argument(
+        "file", metavar="FILE", help="the data file, a folder of them, or a pattern in quotes"
+    )
     parser.add_argument("-o", "--output", metavar="PATH", help="write here instead of to stdout")
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "job", metavar="JOB", nargs="?", help="job file (TOML); flags alone work too"
-    )
+def _add_job(parser: argparse.ArgumentParser, *, or_else: str = "; flags alone work too") -> None:
+    parser.add_argument("job", metavar="JOB", nargs="?", help=f"job file (TOML){or_else}")
 
 
 _ROWS = "where the rows with answers go"
@@ -303,7 +287,8 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["report"].add_argument(
         "--redact", action="store_true", help="leave out every text of the input and of the model"
     )
-    made["prices"].add_argument("models", metavar="MODEL", nargs="+", help="name of a model")
+    made["prices"].add_argument("models", metavar="MODEL", nargs="+",
+                                help="name of a model; exit 3 if one has no known price")  # fmt: skip
     made["costs"].add_argument(
         "--by",
         metavar="KEY[,KEY]",
@@ -324,10 +309,10 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
         "--ledger", metavar="FILE", help="append what is received and billed"
     )
     made["faults"].add_argument(
-        "--script", metavar="FILE", help="rules: which request gets which fault"
+        "--script", metavar="FILE", help="which request gets which fault: see below"
     )
     made["faults"].add_argument(
-        "--latency", metavar="SECONDS", type=float, default=0.0, help="how long a good reply takes"
+        "--latency", metavar="SECONDS", type=float, help="how long a good reply takes"
     )
 
 

@@ -166,8 +166,22 @@ def _check_unique(job: JobSpec, columns: Sequence[Column]) -> None:
     seen: set[str] = set()
     for column in columns:
         if column.name in seen:
-            raise JobError(f"{job.origin}: output: two new columns are called {column.name!r}")
+            raise JobError(
+                f"{job.origin}: output: two new columns are called {column.name!r}",
+                hint=renaming(job, column.name)
+                if column.name in job.json.columns.values()
+                else "name it once under [output] columns",
+            )
         seen.add(column.name)
+
+
+def renaming(job: JobSpec, name: str) -> str:
+    """How a new column can be called otherwise: a JSON column is called as the job writes it."""
+    for pointer, column in job.json.columns.items():
+        if column == name:
+            pair = f"{json.dumps(pointer)} = {json.dumps(f'new_{name}')}"
+            return f"call it otherwise under [json], such as columns = {{ {pair} }}"
+    return 'choose another prefix under [output], such as prefix = "new_"'
 
 
 def _check_pointer(job: JobSpec, pointer: str) -> None:

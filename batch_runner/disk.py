@@ -99,6 +99,9 @@ class Disk:
     def mkdir(self, path: Path, mode: int) -> None:
         os.mkdir(path, mode)  # noqa: PTH102 - likewise
 
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)  # noqa: PTH106 - likewise
+
     def listdir(self, path: Path) -> list[str]:
         return os.listdir(path)  # noqa: PTH208 - likewise
 

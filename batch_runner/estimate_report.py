@@ -91,10 +91,21 @@ def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
     yield f"tokens   out: {_projection(sample.output_tokens, lambda n: count(float(n)))}, {of_all}"
     if sample.usd is not None:
         yield f"cost     {_projection(sample.usd, dollars)}"
-    at_a_time = f"at {sample.calls_at_a_time:,} call{'s' * (sample.calls_at_a_time != 1)} at a time"
-    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, {at_a_time}"
+    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}"
+    if sample.seconds is not None:
+        yield f"         {_time_rests_on(sample)}"
     for caution in sample.cautions:
         yield f"caution  {caution}"
+
+
+def _time_rests_on(sample: Sample) -> str:
+    """Endpoints answer more slowly the more they are asked, and how much is not known before."""
+    many = f"{sample.calls_at_a_time:,} call{'s' * (sample.calls_at_a_time != 1)} at a time"
+    fewer = min(sample.rows, sample.calls_at_a_time)
+    but = f", which had {fewer:,} at a time" if fewer < sample.calls_at_a_time else ""
+    return (
+        f"with {many}, as quick as the sample's{but}; repeats and waits for rate limits come on top"
+    )
 
 
 def _projection(amount: Point | Range | None, show: Callable[[Decimal], str]) -> str:

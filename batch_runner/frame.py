@@ -147,7 +147,12 @@ def _check_names(frame: "pd.DataFrame", columns: Sequence[Column], job: JobSpec)
         if column.name in names:
             raise InputError(
                 f"the frame already has a column {column.name!r}",
-                hint='drop it, or choose another prefix: settings={"output.prefix": "new_"}',
+                hint="drop it, or call the other one otherwise, in settings: "
+                + (
+                    '"json.columns"'
+                    if column.name in job.json.columns.values()
+                    else '"output.prefix"'
+                ),
             )
     for name in _needed(job, names):
         if names.count(name) > 1:

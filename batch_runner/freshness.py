@@ -24,7 +24,7 @@ from batch_runner.work import Work, manifest_of
 
 
 _MARK = "exported"
-_WITHOUT_EFFECT = ("origin", "given_by", "typed", "endpoint", "limits", "retry", "notify")
+_WITHOUT_EFFECT = ("origin", "given_by", "given", "typed", "endpoint", "limits", "retry", "notify")
 """Parts of a job that leave no trace in an output whose rows are all done."""
 
 

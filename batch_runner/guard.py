@@ -1,4 +1,4 @@
-"""What a run refuses before its first call, and `check` tells: paying twice, a limit without a price."""
+"""What a run refuses before its first call, and `check` tells: answers paid twice or lost, a limit without a price."""
 
 from itertools import islice
 
@@ -7,6 +7,7 @@ from batch_runner.changes import (
     TO_PAY,
     check_changes,
     check_journal_is_there,
+    check_rows_are_there,
     find_changes,
     other_model,
 )
@@ -17,8 +18,12 @@ from batch_runner.work import Work
 
 
 def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> None:
-    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers."""
+    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers.
+
+    Likewise where it has no row at all, and the output that it would replace shows some.
+    """
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
+    check_rows_are_there(work.job, plan)
     if work.kept is not None:
         return
     changes = find_changes(work, plan, same_prompt=work.same_prompt)

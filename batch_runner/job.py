@@ -266,6 +266,9 @@ class JobSpec:
 
     given_by: Mapping[str, str] = field(default_factory=dict)
     """Keys that a flag, `--set` or a variable gave -> its name, for messages."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Of a job without a file: its tables, and the folder they were given in. Empty with a file,
+    and where they may hold a secret."""
     typed: str = ""
     """The arguments that named it on the command line, ready to be typed again; empty elsewhere."""
 

@@ -1,12 +1,13 @@
 """Reads a job file, lays environment and flags over it, and reads the files it refers to."""
 
+import copy
 import difflib
 import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from batch_runner.errors import JobError, UsageError
 from batch_runner.job import DEFAULT_BASE_URL, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
+from batch_runner.redact import without_passwords
 from batch_runner.values import looks_like_a_key
 
 
@@ -72,29 +74,51 @@ def load_job(
     overrides: Overrides = _NONE,
     *,
     environment: Mapping[str, str] = os.environ,
+    given: Mapping[str, Any] | None = None,
 ) -> JobSpec:
     """The job in `path` with environment, `--set` and flags laid over it, in that order.
 
-    Without a path the flags alone must describe the job. Raises JobError, naming file, key and
+    Without a path the flags alone must describe the job, or lie over `JobSpec.given` of one that
+    was described so before. Raises JobError, naming file, key and
     value, when anything is missing, unknown or wrong.
     """
     if path is None:
         tables, origin, folder, name = {}, "command line", Path.cwd(), ""
+        if given is not None:
+            tables, folder = copy.deepcopy(given["tables"]), Path(given["folder"])
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
     given_by: dict[str, str] = {}
+    written = _output(tables)
     for key, value, who in _laid_over(overrides, environment):
         _lay(tables, key, value, who=who)
         given_by[_spelled(key)] = who
+    _report_beside(tables, written, folder=folder, given_by=given_by)
     _default_base_url(tables, environment, given_by)
+    kept = _kept(tables, folder) if path is None else {}
     _read_files(tables, origin=origin, folder=folder, given_by=given_by)
-    return job_from_mapping(
+    job = job_from_mapping(
         tables,
         origin=origin,
         folder=folder,
         default_name=name or _output_stem(tables),
         given_by=given_by,
+    )
+    return replace(job, given=kept)
+
+
+def _kept(tables: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """What describes the job again to commands that call nobody; nothing if a secret may be in it."""
+    endpoint = tables.get("endpoint")
+    if isinstance(endpoint, Mapping):
+        public = {key: v for key, v in endpoint.items() if key not in ("headers", "proxy")}
+        tables = {**tables, "endpoint": public}
+    text = json.dumps(tables, default=str)
+    return (
+        {"folder": str(folder), "tables": json.loads(text)}
+        if without_passwords(text) == text
+        else {}
     )
 
 
@@ -282,6 +306,25 @@ def _default_base_url(
         given_by["endpoint.base_url"] = URL_VARIABLE
 
 
+def _report_beside(
+    tables: dict[str, Any],
+    written: Mapping[str, Any],
+    *,
+    folder: Path,
+    given_by: dict[str, str],
+) -> None:
+    """Another output than the job file's (its table is `written`) has its report beside itself."""
+    now = _output(tables)
+    before, path = written.get("path"), now.get("path")
+    if "report" not in now or "output.report" in given_by or before == path:
+        return
+    if isinstance(before, str) and isinstance(path, str):
+        places = {os.path.realpath(folder / Path(one).expanduser()) for one in (before, path)}
+        if len(places) > 1:
+            tables["output"]["report"] = f"{path}.html"
+            given_by["output.report"] = given_by["output.path"]
+
+
 def _read_files(
     tables: dict[str, Any], *, origin: str, folder: Path, given_by: Mapping[str, str]
 ) -> None:
@@ -316,6 +359,11 @@ def _text_of(file: Path, place: str) -> str:
 
 def _output_stem(tables: Mapping[str, Any]) -> str:
     """What a job without a file is called after."""
-    output = tables.get("output")
-    path = output.get("path") if isinstance(output, Mapping) else None
+    path = _output(tables).get("path")
     return Path(path).stem if isinstance(path, str) else "job"
+
+
+def _output(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The table `[output]` as it stands now; empty where it is none."""
+    output = tables.get("output")
+    return dict(output) if isinstance(output, Mapping) else {}

@@ -1,11 +1,12 @@
 """What a report says of tokens and dollars: known, unknown, and at most."""
 
 from collections.abc import Iterator, Mapping
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from batch_runner.bill import Bill
 from batch_runner.findings import Findings
+from batch_runner.progress import dollars, dollars_at_least, dollars_at_most
 from batch_runner.records import UnknownBilling
 from batch_runner.summary import RunSummary
 
@@ -39,9 +40,7 @@ def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
         (
             _CAUSES[cause],
             one.unknown_calls,
-            "no bound"
-            if one.unbounded
-            else f"up to {exact_dollars(one.unknown_at_most, places, ROUND_UP)}",
+            "no bound" if one.unbounded else f"up to {dollars_at_most(one.unknown_at_most)}",
         )
         for cause, one in sorted(findings.unknown().items())
     ]
@@ -113,12 +112,12 @@ def _part(name: str, tokens: int | None, whole: int) -> tuple[str, str, str, str
 
 def bounds(bill: Bill) -> tuple[str, str | None]:
     """At least, at most: rounded away from each other, so that the truth stays between them."""
-    places = _places(bill)
-    at_most = bill.at_most
-    return (
-        "unknown" if bill.at_least is None else exact_dollars(bill.at_least, places, ROUND_DOWN),
-        None if at_most is None else exact_dollars(at_most, places, ROUND_UP),
-    )
+    if is_whole(bill):
+        return dollars(bill.at_least), dollars(bill.at_most)
+    if bill.at_least is not None and bill.at_least == bill.at_most:
+        return dollars_at_most(bill.at_least), dollars_at_most(bill.at_most)
+    most = None if bill.at_most is None else dollars_at_most(bill.at_most)
+    return dollars_at_least(bill.at_least), most
 
 
 def _places(bill: Bill) -> int:
@@ -127,12 +126,12 @@ def _places(bill: Bill) -> int:
     return 2 if not largest or largest >= 100 else min(9, 3 - largest.adjusted())
 
 
-def exact_dollars(amount: Decimal | None, places: int, rounding: str = ROUND_HALF_EVEN) -> str:
+def exact_dollars(amount: Decimal | None, places: int) -> str:
     if amount is None:
         return "unknown"
     if not amount:
         return "$0"
-    return f"${amount.quantize(Decimal(1).scaleb(-places), rounding=rounding):,f}"
+    return f"${amount.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN):,f}"
 
 
 def share(part: float, whole: float) -> str:

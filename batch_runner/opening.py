@@ -32,6 +32,7 @@ from batch_runner.plan import (
     unfinished,
 )
 from batch_runner.prompt import PromptBuilder
+from batch_runner.run_place import missing_folders, removed_if_refused
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Format, Table, open_table, suggest_delimiter
@@ -65,7 +66,9 @@ def open_work(
     directory = RunDirectory(job.run_path)
     with ExitStack() as stack:
         if lock is not None:
+            made = missing_folders(directory)
             stack.enter_context(take_lock(make_run_directory(job), policy=lock))
+            stack.enter_context(removed_if_refused(directory, made))  # while the lock is held
         before = _left_word(directory)
         if dedupe is None:  # copies must not turn into rows to pay for
             dedupe = Dedupe(before.extra.get("dedupe", Dedupe.OFF)) if before else Dedupe.OFF

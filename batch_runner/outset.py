@@ -32,6 +32,8 @@ class Outset:
     """Rows this run was to send."""
     sharing: int
     """Rows that take the answer of an equal row; not among `endings`."""
+    made_of: str | None = None
+    """Of the plan: see `parts_of_plan`."""
     endings: Endings = field(default_factory=Counter)
     """Failed ones without a code have no request."""
 
@@ -41,17 +43,19 @@ class Outset:
             "rows": self.rows,
             "to_send": self.to_send,
             "sharing": self.sharing,
+            "made_of": self.made_of,
             "endings": [[str(status), code, n] for (status, code), n in self.endings.items()],
         }
 
 
-def outset_of(plan: Plan, index: Index, *, run_id: str) -> Outset:
+def outset_of(plan: Plan, index: Index, *, run_id: str, made_of: str | None = None) -> Outset:
     """Of a run that is about to send what the plan wants."""
     return Outset(
         run_id=run_id,
         rows=plan.rows,
         to_send=plan.to_send,
         sharing=plan.copies,
+        made_of=made_of,
         endings=endings_of(plan, index, copies=False),
     )
 
@@ -79,6 +83,7 @@ def read_outset(manifest: Manifest | DamagedManifest | None) -> Outset | None:
             rows=int(fields["rows"]),
             to_send=int(fields["to_send"]),
             sharing=int(fields["sharing"]),
+            made_of=fields.get("made_of"),
             endings=Counter({(RowStatus(s), code): n for s, code, n in fields["endings"]}),
         )
     except (KeyError, TypeError, ValueError):

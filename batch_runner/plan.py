@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 
+from batch_runner.columns import renaming
 from batch_runner.errors import InputError, JobError
 from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
 from batch_runner.journal import Index
@@ -327,5 +328,5 @@ def check_new_columns(job: JobSpec, seen: Collection[str], new_columns: tuple[Co
     if taken:
         raise JobError(
             f"{job.origin}: output: the input already has a column {taken[0]!r}",
-            hint='choose another prefix under [output], such as prefix = "new_"',
+            hint=renaming(job, taken[0]),
         )

@@ -56,8 +56,8 @@ class PriceBook:
     """
 
     def __init__(self, overrides: Mapping[str, PriceSpec], *, base_url: str | None = None) -> None:
-        self._overrides = dict(overrides)
-        self._base_url = base_url
+        self.overrides = dict(overrides)
+        self.base_url = base_url
         self._matches: dict[tuple[str, str | None, str | None, int | None], PriceMatch | None] = {}
 
     def resolve(
@@ -160,10 +160,10 @@ class PriceBook:
     ) -> PriceMatch | None:
         names = [model] if asked is None or asked == model else [model, asked]
         for name in names:
-            if name in self._overrides:
-                return _overridden(name, self._overrides[name])
+            if name in self.overrides:
+                return _overridden(name, self.overrides[name])
         for name in names:
-            if match := listed_price(name, self._base_url, service_tier, at):
+            if match := listed_price(name, self.base_url, service_tier, at):
                 return match
         return None
 

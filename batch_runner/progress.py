@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import StrEnum
 from typing import Any, Protocol, TextIO
 
@@ -112,10 +112,18 @@ def dollars(amount: Decimal | None) -> str:
 
 def dollars_at_most(amount: Decimal | None) -> str:
     """Like `dollars`, rounded up: a bound must not be rounded down. `no bound` for None."""
-    if amount is None:
-        return "no bound"
+    return "no bound" if amount is None else dollars(_rounded(amount, ROUND_UP))
+
+
+def dollars_at_least(amount: Decimal | None) -> str:
+    """Likewise, rounded down."""
+    return dollars(None if amount is None else _rounded(amount, ROUND_DOWN))
+
+
+def _rounded(amount: Decimal, rounding: str) -> Decimal:
+    """With the digits that `dollars` shows."""
     step = Decimal(1).scaleb(min(amount.adjusted() - 2, -2)) if amount else Decimal("0.01")
-    return dollars(amount.quantize(step, rounding="ROUND_UP"))
+    return amount.quantize(step, rounding=rounding)
 
 
 def tokens_in_words(tokens: Tokens) -> str:

@@ -1,14 +1,13 @@
 """A run in words: the lines at its end, and `batch-runner report` in the terminal."""
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
 from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
-from batch_runner.progress import dollars, duration, tokens_in_words
+from batch_runner.progress import dollars, dollars_at_most, duration, tokens_in_words
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import command, remedy
 from batch_runner.summary import RunSummary
@@ -172,13 +171,7 @@ def _unknown(bill: Bill) -> str:
     calls = f"{bill.unknown_calls:,} attempt{'s' * (bill.unknown_calls != 1)} of unknown billing"
     if bill.unbounded:
         return f"{calls}, without an upper bound"
-    return f"{calls}, at most {dollars(_round_up(bill.unknown_at_most))}"
-
-
-def _round_up(amount: Decimal) -> Decimal:
-    """A bound must not be rounded down."""
-    smallest = Decimal(1).scaleb(min(amount.adjusted() - 1, -2)) if amount else Decimal("0.01")
-    return amount.quantize(smallest, rounding="ROUND_UP")
+    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}"
 
 
 def _failed(summary: RunSummary) -> str:

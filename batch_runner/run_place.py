@@ -1,12 +1,14 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
-from batch_runner.errors import InputError, UsageError
+from batch_runner.disk import REAL_DISK, Disk
+from batch_runner.errors import BatchRunnerError, InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -64,16 +66,62 @@ def place_named(name: str) -> RunPlace | None:
     return None
 
 
+def run_folder(name: str) -> Path | None:
+    """The run directory of an output, or the one that is named itself; None where there is none."""
+    path = Path(name)
+    for folder in ([path.with_name(path.name + SUFFIX)] if path.name else []) + [path]:
+        if (folder / "journal").is_dir():
+            return folder
+    return None
+
+
 def remembered(path: Path) -> RunPlace:
     """A run directory whose job file nobody named: its manifest keeps name and prices."""
+    path = path.absolute()  # the shortcut knows its segments so
     manifest = read_manifest(RunDirectory(path).manifest)
     if not isinstance(manifest, Manifest):
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))
     extra = manifest.extra
     prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
-    book = PriceBook(prices, base_url=extra.get("base_url"))
+    base_url = extra.get("base_url")
     tiers = possible_tiers(extra.get("service_tier"))
-    return RunPlace(job=manifest.job["name"], path=path, biller=Biller(book, tiers=tiers))
+    return RunPlace(
+        job=manifest.job["name"],
+        path=path,
+        biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
+    )
+
+
+def missing_folders(directory: RunDirectory) -> list[Path]:
+    """The folders that `directory` still needs, innermost first."""
+    path = directory.path
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+@contextmanager
+def removed_if_refused(
+    directory: RunDirectory, made: Sequence[Path], *, disk: Disk = REAL_DISK
+) -> Iterator[None]:
+    """The folders that were `made` go again if a run is refused before it left anything in them."""
+    try:
+        yield
+    except BatchRunnerError:
+        with suppress(OSError):
+            if made and not disk.listdir(directory.segments):
+                _remove(directory, made, disk)
+        raise
+
+
+def _remove(directory: RunDirectory, made: Sequence[Path], disk: Disk) -> None:
+    unused = (directory.shortcut, directory.lock)
+    there = disk.listdir(directory.path)
+    if {*there} <= {directory.segments.name, *(file.name for file in unused)}:
+        disk.rmdir(directory.segments)
+        for file in unused:
+            if file.name in there:
+                disk.unlink(file)
+        for folder in made:
+            disk.rmdir(folder)
 
 
 def _price(fields: Mapping[str, str | None]) -> PriceSpec:

@@ -199,7 +199,7 @@ def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
     if left := plan.not_wanted - left_alone:
         words.append(f"{left:,} left for later")
     if plan.duplicates:
-        shared = ", answered by one call" if plan.dedupe else ""
+        shared = ", answered by one call" if plan.dedupe else " (--dedupe would send it once)"
         words.append(f"{plan.duplicates:,} ask for the same as another{shared}")
     if plan.unsendable.total():
         words.append(f"{plan.unsendable.total():,} without a request (empty or unusable cells)")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner import __version__
-from batch_runner.bill import Bill, Tokens
+from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.disk import identity_of
 from batch_runner.job import JobSpec
 from batch_runner.journal import (
@@ -155,6 +155,14 @@ def parts_of_plan(job: JobSpec, paths: Sequence[Path], dedupe: Dedupe) -> str | 
     ]
     text = json.dumps(parts, sort_keys=True, default=str)
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digest_of_prices(biller: Biller) -> str:
+    """Equal where equal results have equal bills."""
+    book = biller.prices
+    own = {model: asdict(price) for model, price in book.overrides.items()}
+    parts = [__version__, version("genai-prices"), own, book.base_url, biller.tiers]
+    return blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
 
 
 def _segments(directory: RunDirectory, names: list[str]) -> list[list[Any]]:

@@ -1,10 +1,12 @@
 """What SIGINT, SIGTERM and SIGHUP mean: drain, then cancel, then the default."""
 
+import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 
@@ -29,6 +31,33 @@ def raise_on_signals() -> None:
     if _in_main_thread():
         for number in _heeded():
             signal.signal(number, interrupt)
+
+
+async def until_signal(endless: Coroutine[Any, Any, None]) -> int:
+    """The stopping signal that ended what runs until it is cancelled.
+
+    What a handler raises would be lost while asyncio is in a callback: it logs that, and goes on.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(endless)
+    heard: list[int] = []
+
+    def stop(number: int) -> None:
+        heard.append(number)
+        task.cancel()
+
+    heeded = _heeded()
+    with _handlers_kept(heeded):
+        for number in heeded:
+            loop.add_signal_handler(number, stop, number)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not heard:
+                raise
+        finally:
+            for number in heeded:
+                loop.remove_signal_handler(number)
+    return heard[0]
 
 
 async def watch_signals(

@@ -1,21 +1,31 @@
-"""Writes a starter job file for a data file: columns looked at, key and text column guessed."""
+"""Writes a starter job file for a data file, or for a folder of them that grows.
+
+Columns are looked at, key and text column guessed.
+"""
 
 import os
 import re
+import shlex
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape, has_magic
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from batch_runner.errors import InputError
 from batch_runner.records import Row
 from batch_runner.tables import CsvTable, Table, ignore, open_table, suggest_delimiter
-from batch_runner.tables.formats import COMPRESSION_SUFFIXES
+from batch_runner.tables.files import expand
+from batch_runner.tables.formats import COMPRESSION_SUFFIXES, FORMAT_OF_SUFFIX, inner_suffix
 
 
 LOOKED_AT = 200
 """Rows that are enough to tell a key from a text."""
+MOST_FILES = 20
+"""Of a folder, that are looked into."""
 LONGEST_KEY = 60
 """Characters: what is longer is text that happens not to repeat."""
 
@@ -46,16 +56,94 @@ class ColumnLook:
         return f"{_one_line(self.name)}: {size if self.filled else 'no values'}{gaps}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What the job reads."""
+
+    path: Path
+    """A file, or a pattern."""
+    files: tuple[Path, ...]
+    beside: Path
+    """The output goes beside this: the file, or the folder of all that the pattern can match."""
+
+    @property
+    def is_pattern(self) -> bool:
+        return self.beside != self.path
+
+    @property
+    def suffix(self) -> str:
+        """`.csv.gz` of `a.b.csv.gz`."""
+        return _suffix_of(self.files[0])
+
+    @property
+    def stem(self) -> str:
+        name = self.beside.absolute().name
+        return name if self.is_pattern else name.removesuffix(self.suffix)
+
+
 def starter_job(file: Path, *, folder: Path | None = None) -> str:
     """A job file (TOML) for `file`, ready to run once the prompt says what is wanted.
 
-    `folder` is where it will lie, for its paths are relative to it; None: unknown, so they are
-    absolute. Raises InputError when the data file cannot be read.
+    For a folder of one format, or a pattern: for all files there, now and later. `folder` is where
+    the job will lie, for its paths are relative to it; None: unknown, so they are absolute. Raises
+    InputError when no data can be read there.
     """
-    table = _opened(file)
-    rows = list(islice(table.rows(on_bad=ignore), LOOKED_AT))
+    source = _source(file)
+    table = _opened(source.files)
+    rows = [*_first_rows(source.files, table)]
     looks = [_look(name, rows) for name in _names(table.header, rows)]
-    return "\n".join(_lines(file, table, rows, looks, folder)) + "\n"
+    return "\n".join(_lines(source, table, rows, looks, folder)) + "\n"
+
+
+def _source(named: Path) -> _Source:
+    steady = None
+    if named.is_dir():
+        steady, named = named, Path(escape(str(named))) / f"*{_only_suffix(named)}"
+    elif named.exists() or not has_magic(str(named)):
+        return _Source(path=named, files=(named,), beside=named)
+    files = expand([named.absolute()])
+    for output in files:
+        if output.with_name(f"{output.name}.run").is_dir():
+            raise InputError(
+                f"{named}: {output.name!r} is the output of a run, and would be read as input",
+                hint="move it to another folder, or init a narrower pattern: init 'folder/name-*.csv'",
+            )
+    if steady is None:
+        steady = next(folder for folder in named.absolute().parents if not has_magic(str(folder)))
+    return _Source(path=named, files=files, beside=steady)
+
+
+def _only_suffix(folder: Path) -> str:
+    """The suffix of the data files in the folder. Raises InputError where it is not one."""
+    there = sorted(
+        file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")
+    )
+    found = Counter(
+        _suffix_of(Path(name)) for name in there if inner_suffix(Path(name)) in FORMAT_OF_SUFFIX
+    )
+    if not found:
+        raise InputError(
+            f"{folder}: a folder without a data file",
+            hint=f"init takes a file, or a folder of files of one format: {' '.join(FORMAT_OF_SUFFIX)}",
+        )
+    if len(found) > 1:
+        kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in found.most_common())
+        pattern = shlex.quote(f"{folder}/*{found.most_common(1)[0][0]}")
+        raise InputError(
+            f"{folder}: a folder of several formats: {kinds}",
+            hint=f"say which, as in: init {pattern}",
+        )
+    return next(iter(found))
+
+
+def _first_rows(files: Sequence[Path], table: Table) -> Iterator[Row]:
+    """Of one file its first rows; of many some of each, for what names a row must do so in all."""
+    if len(files) == 1:
+        yield from islice(table.rows(on_bad=ignore), LOOKED_AT)
+        return
+    few = files[:MOST_FILES]
+    for file in few:
+        yield from islice(_opened([file]).rows(on_bad=ignore), LOOKED_AT // len(few))
 
 
 def redirected_to(stream: TextIO) -> Path | None:
@@ -71,20 +159,28 @@ def redirected_to(stream: TextIO) -> Path | None:
 
 
 def _lines(
-    file: Path, table: Table, rows: Sequence[Row], looks: Sequence[ColumnLook], folder: Path | None
+    source: _Source,
+    table: Table,
+    rows: Sequence[Row],
+    looks: Sequence[ColumnLook],
+    folder: Path | None,
 ) -> Iterator[str]:
     text = _text_column(looks)
     key = _key([look for look in looks if look is not text], len(rows))
-    place, why = _output_folder(file, folder)
-    output = place / f"{_stem(file)}_answers{_suffix(file)}"
+    place, why = _output_folder(source, folder)
+    output = place / f"{source.stem}_answers{source.suffix}"
+    many = f"{len(source.files)} file{'s' * (len(source.files) != 1)}, " * source.is_pattern
     seen = f"first {len(rows)} rows" if len(rows) == LOOKED_AT else f"{len(rows)} rows"
-    yield f"# {_one_line(file.name)}, {_size(file)}; its {seen}:"
+    seen = f"{len(rows)} rows of them" if len(source.files) > 1 else f"its {seen}"
+    name = source.path if source.is_pattern else source.path.name
+    yield f"# {_one_line(str(name))}, {many}{_size(source.files)}; {seen}:"
     yield from (f"#   {look.describe(len(rows))}" for look in looks)
     yield "# Next: say what you want under [prompt], then batch-runner check, estimate and run this file."
     yield ""
     yield "[input]"
-    yield f"path = {_quoted(_placed(file, folder))}"
-    if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(file):
+    later = "   # all files that are there when it is run" * source.is_pattern
+    yield f"path = {_quoted(_placed(source.path, folder))}{later}"
+    if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(source.files[0]):
         yield f"delimiter = {_quoted(table.delimiter)}"
     if key is not None:
         yield f"key = {_quoted(key)}   # names each row once: for messages, and to see what changed"
@@ -115,25 +211,27 @@ def _lines(
     yield f"path = {_quoted(_placed(output, folder))}"
 
 
-def _opened(file: Path) -> Table:
-    table = open_table([file.absolute()])
+def _opened(files: Sequence[Path]) -> Table:
+    whole = [file.absolute() for file in files]
+    table = open_table(whole)
     if isinstance(table, CsvTable) and len(table.header) == 1:
         likely = suggest_delimiter(table.header[0])
         if likely is not None and likely != table.delimiter:
-            return open_table([file.absolute()], delimiter=likely)
+            return open_table(whole, delimiter=likely)
     return table
 
 
-def _output_folder(file: Path, folder: Path | None) -> tuple[Path, str]:
+def _output_folder(source: _Source, folder: Path | None) -> tuple[Path, str]:
     """Where the output goes, and why there."""
-    beside = file.absolute().parent
+    beside, what = source.beside.absolute().parent, "folder" if source.is_pattern else "input"
     if os.access(beside, os.W_OK):
-        return beside, "beside the input"
-    return (folder or Path()).absolute(), "the folder of the input cannot be written to"
+        why = ", where it is not taken for input" if source.is_pattern else ""
+        return beside, f"beside the {what}{why}"
+    return (folder or Path()).absolute(), f"the folder of the {what} cannot be written to"
 
 
 def _usual_delimiter(file: Path) -> str:
-    return "\t" if _suffix(file).startswith(".tsv") else ","
+    return "\t" if _suffix_of(file).startswith(".tsv") else ","
 
 
 def _placed(path: Path, folder: Path | None) -> str:
@@ -142,18 +240,14 @@ def _placed(path: Path, folder: Path | None) -> str:
     return str(whole) if folder is None else os.path.relpath(whole, folder.absolute())
 
 
-def _suffix(file: Path) -> str:
+def _suffix_of(file: Path) -> str:
     """`.csv.gz` of `a.b.csv.gz`."""
     packed = file.suffix.lower() in COMPRESSION_SUFFIXES
     return "".join(file.suffixes[-2:] if packed else file.suffixes[-1:])
 
 
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(_suffix(file))
-
-
-def _size(file: Path) -> str:
-    size = float(file.stat().st_size)
+def _size(files: Sequence[Path]) -> str:
+    size = float(sum(file.stat().st_size for file in files))
     for unit in ("bytes", "KB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"

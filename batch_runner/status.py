@@ -269,7 +269,7 @@ def read_status(
     # Asked first: who ends in between has written all there is to read.
     holder = is_locked(place.directory)
     gauge = gauge or Gauge(place)
-    gauge.read()
+    gauge.read(is_running=holder is not None)
     now = wall_clock()
     outset, spent, manifest = gauge.outset, gauge.spent, gauge.manifest
     endings = gauge.endings

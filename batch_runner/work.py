@@ -89,7 +89,12 @@ def manifest_of(work: Work) -> Manifest:
     job = work.job
     return Manifest(
         fingerprint=fingerprint(job),
-        job={"name": job.name, "model": job.model, "file": job.origin},
+        job={
+            "name": job.name,
+            "model": job.model,
+            "file": job.origin,
+            **({"given": job.given, "typed": job.typed} if job.given else {}),
+        },
         input={"files": work.input_identity, "rows": work.plan.rows},
         extra={
             "dedupe": work.dedupe,
@@ -106,7 +111,9 @@ def manifest_of(work: Work) -> Manifest:
 def _outset(work: Work) -> Outset:
     """Taken once: from the first call on, the index knows results of this run."""
     if work.outset is None:
-        work.outset = outset_of(work.plan, work.replay.index, run_id=work.run_id)
+        work.outset = outset_of(
+            work.plan, work.replay.index, run_id=work.run_id, made_of=work.plan_made_of
+        )
     return work.outset
 
 

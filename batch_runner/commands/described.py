@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.redact import MASK, without_passwords
+from batch_runner.run_place import SUFFIX, run_folder
 
 
 _PATH_FLAGS = ("input", "output")
@@ -34,6 +35,13 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
     is_local = getattr(arguments, "local", False)
     if is_local:
         flags |= _local_model()
+    if arguments.command in _READERS and (before := described_before(arguments)) is not None:
+        folder, told = before
+        output = str(Path.cwd() / folder.with_name(folder.name.removesuffix(SUFFIX)))
+        overrides = Overrides(flags={**flags, "output.path": output}, settings=arguments.settings)
+        job = load_job(None, overrides, given=told["given"])
+        yield replace(job, typed=told.get("typed", ""))
+        return
     if not is_local or arguments.command in _READERS:
         yield replace(_loaded(arguments, flags), typed=typed)
         return
@@ -57,11 +65,28 @@ def _loaded(arguments: argparse.Namespace, flags: dict[str, Any]) -> JobSpec:
     return load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
 
 
+def described_before(arguments: argparse.Namespace) -> tuple[Path, Mapping[str, Any]] | None:
+    """The run folder of a job that was described by flags, and what its manifest keeps of it.
+
+    Named by its output or by that folder: in the place of the job, or by `-o` alone.
+    """
+    name = arguments.job
+    if name is None:
+        others = (getattr(arguments, flag, None) for flag in KEYS_OF_FLAGS if flag != "output")
+        name = None if any(other is not None for other in others) else arguments.output
+    folder = None if name is None else run_folder(name)
+    manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
+    if folder is None or not isinstance(manifest, Manifest) or "given" not in manifest.job:
+        return None
+    return folder, manifest.job
+
+
 def _refuse_data(command: str, name: str) -> None:
-    """Raise UsageError for a data file where a job file is wanted."""
+    """Raise UsageError for a data file or a run folder where a job file is wanted."""
     from batch_runner.tables.formats import FORMAT_OF_SUFFIX, inner_suffix
 
-    if inner_suffix(Path(name)) not in FORMAT_OF_SUFFIX:
+    folder = run_folder(name)
+    if inner_suffix(Path(name)) not in FORMAT_OF_SUFFIX and folder is None:
         return
     quoted = shlex.quote(name)
     ways = f"batch-runner init {quoted} -o job.toml writes a job for it"
@@ -69,15 +94,18 @@ def _refuse_data(command: str, name: str) -> None:
         ways += (
             f'; or without a job: batch-runner {command} -i {quoted} -o out.csv -m MODEL -p "..."'
         )
-    manifest = read_manifest(RunDirectory(Path(f"{name}.run")).manifest)
+    manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
+    if folder is not None:
+        output = shlex.quote(str(folder).removesuffix(SUFFIX))
+        ways = (
+            f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {output}"
+        )
     if isinstance(manifest, Manifest):
         job = manifest.job.get("file")
-        ways = (
-            f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {quoted}"
-        )
         if job and Path(job).suffix == ".toml":
             ways = f"name the job that wrote it: batch-runner {command} {shlex.quote(job)}"
-    raise UsageError(f"{name!r} is a data file, and {command} takes a job file (TOML)", hint=ways)
+    kind = "run folder" if Path(name).is_dir() else "data file"
+    raise UsageError(f"{name!r} is a {kind}, and {command} takes a job file (TOML)", hint=ways)
 
 
 def _local_model() -> dict[str, Any]:
@@ -156,4 +184,6 @@ def _plain(path: Path) -> Path:
 
 def is_batch_output(name: str) -> bool:
     """A file of JSON lines where a job could stand, too."""
-    return ".jsonl" in Path(name).suffixes
+    from batch_runner.tables.formats import inner_suffix
+
+    return inner_suffix(Path(name)) == ".jsonl"

@@ -37,7 +37,7 @@ def _write_job(target: Path, text: str, *, source: Path, may_replace: bool) -> N
 
     if target.is_dir():
         raise UsageError(f"init -o: {str(target)!r} is a directory", hint="name a file in it")
-    if target.exists() and target.samefile(source):
+    if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(f"init -o: {str(target)!r} is the data file", hint="name another file")
     if target.exists() and not may_replace:
         raise UsageError(f"init -o: {str(target)!r} exists", hint="--yes replaces it")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from batch_runner.errors import ExitCode, UsageError
+from batch_runner.errors import UsageError
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -16,20 +16,22 @@ def faults(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from batch_runner import faultserver
+    from batch_runner.signals import Interrupted, until_signal
 
     def say(url: str) -> None:
         print(url, flush=True)
 
+    # What a script sets holds unless it is typed.
+    typed = {} if arguments.latency is None else {"latency_seconds": arguments.latency}
+    serving = faultserver.serve(
+        port=arguments.port,
+        ledger_path=Path(arguments.ledger) if arguments.ledger else None,
+        script=Path(arguments.script) if arguments.script else None,
+        on_ready=say,
+        **typed,
+    )
     try:
-        asyncio.run(
-            faultserver.serve(
-                port=arguments.port,
-                ledger_path=Path(arguments.ledger) if arguments.ledger else None,
-                script=Path(arguments.script) if arguments.script else None,
-                latency_seconds=arguments.latency,
-                on_ready=say,
-            )
-        )
+        number = asyncio.run(until_signal(serving))
     except OSError as error:
         raise UsageError(f"cannot listen on port {arguments.port}: {error.strerror}") from None
-    return ExitCode.DONE
+    raise Interrupted(number)

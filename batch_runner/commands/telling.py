@@ -4,12 +4,19 @@ import argparse
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch_runner.commands.described import described_job, is_batch_output, other_target
+from batch_runner.commands.described import (
+    described_before,
+    described_job,
+    is_batch_output,
+    other_target,
+)
 from batch_runner.commands.stdout import print_json, print_lines
 from batch_runner.errors import ExitCode, UsageError
+from batch_runner.job import InputFormat
 
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def report(arguments: argparse.Namespace) -> int:
     from batch_runner.report import report_lines
     from batch_runner.standing import standing
 
-    if arguments.job is not None and is_batch_output(arguments.job):
+    if arguments.job is not None and is_batch_output(arguments.job) and not _has_rows(arguments):
         return _report_batch(arguments)
     target = other_target(arguments, suffixes=(".html", ".htm"))
     with described_job(arguments) as job, open_work(job) as work:
@@ -76,6 +83,13 @@ def report(arguments: argparse.Namespace) -> int:
     elif target is None:
         print_lines(report_lines(summary, findings, redact=arguments.redact))
     return ExitCode.DONE
+
+
+def _has_rows(arguments: argparse.Namespace) -> bool:
+    """The output that stands in the place of a job is one of rows, not of a batch's requests."""
+    before = described_before(arguments)
+    tables = before[1]["given"]["tables"] if before is not None else {}
+    return before is not None and tables["input"].get("format") != InputFormat.OPENAI_BATCH
 
 
 def _report_batch(arguments: argparse.Namespace) -> int:
@@ -94,9 +108,11 @@ def _report_batch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     from batch_runner import journal
+    from batch_runner.losses import lost_segments
 
-    with described_job(arguments) as job:
-        report = journal.verify(journal.RunDirectory(job.run_path))
+    directory = _place(arguments).directory
+    found = journal.verify(directory)
+    report = replace(found, damage=(*found.damage, *lost_segments(directory)))
     if arguments.json:
         print_json(report.to_json())
     elif not (arguments.quiet and report.is_sound):

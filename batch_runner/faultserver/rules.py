@@ -3,7 +3,7 @@
 import json
 import random
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +14,7 @@ from batch_runner.faultserver.faults import Plan, parse
 from batch_runner.faultserver.text import prompt_text
 
 
+ENDPOINTS = ("responses", "poll", "cancel", "input_tokens", "models", "health")
 KEY_SPAN = 16**8  # share compares the first 8 hex digits of a body key
 
 
@@ -79,6 +80,8 @@ class Rule:
     @classmethod
     def of_mapping(cls, rule: Mapping[str, Any]) -> Self:
         """The rule as a script spells it: `{match: {...}, fault: NAME, args: ...}`."""
+        if not isinstance(rule, Mapping):
+            raise UsageError(f"fault rule {rule!r} is no table", hint="{match, fault, args}")
         if unknown := rule.keys() - {"match", "fault", "args"}:
             raise UsageError(
                 f"unknown key {min(unknown)!r} in fault rule", hint="match, fault and args"
@@ -109,6 +112,8 @@ class Rule:
 
 
 def match_of(conditions: Mapping[str, Any]) -> Match:
+    if not isinstance(conditions, Mapping):
+        raise UsageError(f"match = {conditions!r} in a fault rule is no table")
     known = {field.name for field in fields(Match)}
     if unknown := conditions.keys() - known:
         raise UsageError(
@@ -118,7 +123,38 @@ def match_of(conditions: Mapping[str, Any]) -> Match:
     given = dict(conditions)
     if "nth" in given:
         given["nth"] = tuple(given["nth"] if isinstance(given["nth"], list) else [given["nth"]])
+    for name, value in given.items():
+        wanted, fits = _CONDITIONS[name]
+        values = value if isinstance(value, tuple) else (value,)
+        if value is not None and not (values and all(map(fits, values))):
+            raise UsageError(f"{name} = {value!r} in a fault rule: must be {wanted}")
     return Match(**given)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_CONDITIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "endpoint": (f"one of {', '.join(ENDPOINTS)}", ENDPOINTS.__contains__),
+    "model": ("a name or a pattern", _is_text),
+    "input_contains": ("text", _is_text),
+    "share": ("a number from 0 to 1", _is_share),
+    "rate": ("a number from 0 to 1", _is_share),
+    "seed": ("a whole number", lambda value: isinstance(value, int)),
+    "nth": ("whole numbers from 1 on", _is_count),
+    "every": ("a whole number from 1 on", _is_count),
+    "first": ("a whole number from 1 on", _is_count),
+}
+"""What each condition must be, in words and as a test."""
 
 
 def first_to_strike(
@@ -148,10 +184,15 @@ def read_script(path: Path) -> Script:
         raise UsageError(f"cannot read fault script {str(path)!r}: {error}") from error
     if isinstance(content, list):
         content = {"rules": content}
-    if not isinstance(content, dict) or content.keys() - {"settings", "rules"}:
+    is_script = isinstance(content, dict) and not content.keys() - {"settings", "rules"}
+    if not (
+        is_script
+        and isinstance(content.get("settings", {}), dict)
+        and isinstance(content.get("rules", []), list)
+    ):
         raise UsageError(
-            f"fault script {str(path)!r} is not a list of rules",
-            hint="or a table with `settings` and `rules`",
+            f"fault script {str(path)!r} is neither a list of rules nor a table of both",
+            hint="[settings] and [[rules]], as batch-runner faults --help shows",
         )
     return Script(
         settings=content.get("settings", {}),

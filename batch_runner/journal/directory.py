@@ -44,6 +44,7 @@ class RunDirectory:
         """What earlier runs wrote lies beside the journal, which is empty; the lock stays."""
         if self.segment_numbers():
             with explained("move", self.segments):
+                self.shortcut.unlink(missing_ok=True)  # it tells what belongs into the old one
                 self.segments.rename(self.path / f"{_ASIDE}{run_id}")
             self.create()
 

@@ -1,6 +1,6 @@
 """A journal that somebody else is writing to, read as it grows: each byte once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,12 @@ class Growth:
         self._read: dict[Path, _SoFar] = {}
         self._numbers: dict[object, Numbers] = {}
         self._missing: list[Damage] = []
+
+    def pass_over(self, names: Iterable[str]) -> None:
+        """Whoever reads knows all that these segments hold; their processes have ended."""
+        for path in (self._directory.segments / name for name in names):
+            found = self._disk.stat(path)
+            self._read[path] = _SoFar(found.st_ino, size=found.st_size, until=found.st_size)
 
     def news(self) -> Iterator[tuple[Segment, Iterator[Line]]]:
         """Each segment that has grown, with its new lines, to be taken in turn.

@@ -98,6 +98,11 @@ class Index:
             length=shape & _LENGTH_MASK,
         )
 
+    def latest(self) -> Entry | None:
+        """The entry whose result was written last; None before the first result."""
+        number = max(range(len(self)), key=self._places.__getitem__, default=None)
+        return None if number is None else self.entry(number)
+
     def endings(self, numbers: Iterable[int]) -> Counter[tuple[RowStatus, str | None]]:
         """How these entries ended, counted; those without a result are pending."""
         shapes = self._shapes

@@ -112,6 +112,15 @@ def test_the_likely_range_holds_the_cost_of_the_run(job_in, server):
     assert found.sample.seconds is not None
 
 
+def test_what_the_time_rests_on_is_said(job_in, main_cli):
+    job_in()
+    told = main_cli("estimate", "job.toml", "--sample", "5", "--yes").out
+    assert "with 20 calls at a time, as quick as the sample's, which had 5 at a time;" in told
+    assert "waits for rate limits come on top" in told
+    told = main_cli("estimate", "job.toml", "--sample", "30", "--yes").out
+    assert "with 20 calls at a time, as quick as the sample's; repeats" in told
+
+
 def test_the_sample_measures_what_each_request_adds_to_its_words(job_in, server):
     job = load_job(job_in())
     counted_here = estimate(job).ceiling.input_tokens

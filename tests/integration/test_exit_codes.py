@@ -98,6 +98,12 @@ def test_a_refused_or_incomplete_row_is_3(work, fault, status):
     assert work.cells()[1] == status
 
 
+def test_a_model_without_a_price_is_3_for_prices_and_that_is_documented(main_cli):
+    assert main_cli("prices", "gpt-5-mini").code == 0
+    assert main_cli("prices", "gpt-5-mini", "a-stranger").code == 3
+    assert "exit 3" in main_cli("prices", "--help").out
+
+
 def test_a_skipped_row_alone_is_0(work):
     (work.folder / "in.csv").write_text("id,body\n1,one\n2,\n")
     assert work("run", "--set", "prompt.missing=skip") == 0
@@ -291,6 +297,29 @@ def test_a_run_with_nothing_to_do_leaves_the_output_alone(work):
     for name in ("rows", "statuses", "error_codes", "calls_sent", "output", "csv_formula_cells"):
         assert work.meta()[name] == said[name], name
     assert work.meta()["rows_reused"] == 3
+
+
+def test_an_output_that_export_wrote_is_left_alone_too(work):
+    work.spoil("two", "400")
+    assert work("run") == 3
+    work.output.unlink()
+    assert work("export") == 0
+    before = stamp(work)
+    assert work("run") == 3
+    assert stamp(work) == before
+    assert work("export", "--partial") == 0
+    assert work("run") == 3
+    assert work.cells() == ["ok", "failed", "ok", "ok"]
+
+
+def test_an_export_during_a_run_changes_nothing_that_the_run_relies_on(work):
+    assert work("run", "-n", "2") == 0
+    manifest = work.folder / "out.csv.run/manifest.json"
+    before = manifest.read_bytes()
+    with (work.folder / "out.csv.run/lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert work("export") == 0
+    assert manifest.read_bytes() == before
 
 
 def touch_output(work):

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,6 +34,7 @@ from batch_runner.faultserver import (
 )
 from batch_runner.faultserver.faults import parse
 from batch_runner.faultserver.rejections import HTTP_ERRORS
+from batch_runner.faultserver.rules import Match
 
 
 KEY = "sk-test-1234"
@@ -472,6 +475,52 @@ def test_a_script_chooses_by_model_text_and_number(tmp_path, form):
         assert json.loads(raws[1])["usage"]["input_tokens_details"]["cached_tokens"] == 1
 
 
+def test_the_script_that_the_help_shows_is_one(tmp_path, main_cli):
+    page = main_cli("faults", "--help").out
+    shown = page.partition("all:\n")[2].partition("\n\n")[0]
+    (tmp_path / "script.toml").write_text(shown)
+    with running(script=tmp_path / "script.toml") as server:
+        stats = get(server, "/admin/stats")[1]
+        assert stats["settings"]["latency_seconds"] == 0.2
+        server.change(latency_seconds=0)
+        statuses = [post(server, body_of(model="gpt-x"))[0].status for _ in range(10)]
+        assert statuses == [*[200] * 9, 429]
+    for spec in ("500", "500x2-then-ok", "429:3", "500+slow:1"):
+        assert f"\n  {spec}  " in page
+        parse(spec)
+    conditions = page.partition("must hold:\n")[2]
+    assert all(field.name in conditions for field in fields(Match))
+
+
+def test_what_a_script_sets_holds_unless_it_is_typed(tmp_path, run_cli):
+    (tmp_path / "script.json").write_text('{"settings": {"latency_seconds": 0.3}}')
+    for typed, seconds in (((), 0.3), (("--latency", "0.1"), 0.1)):
+        process = run_cli.start("faults", "--port", "0", "--script", "script.json", *typed)
+        try:
+            url = process.stdout.readline().strip().removesuffix("/v1")
+            with urllib.request.urlopen(f"{url}/admin/stats") as reply:
+                assert json.load(reply)["settings"]["latency_seconds"] == seconds
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+def test_the_first_signal_ends_the_server_whatever_it_is_doing(run_cli):
+    started = [run_cli.start("faults", "--port", "0") for _ in range(4)]
+    try:
+        for process in started:
+            url = process.stdout.readline().strip()
+            with urllib.request.urlopen(f"{url}/models"):
+                process.terminate()  # while it is busy with this connection, more often than not
+        for process in started:
+            assert "SIGTERM" in process.communicate(timeout=10)[1]
+            assert process.returncode == 143
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
 def test_a_share_of_rows_stays_the_same_rows(server):
     server.misbehave("500", match={"share": 0.5, "seed": 3})
     bodies = [body_of(f"row {number}") for number in range(60)]
@@ -486,7 +535,23 @@ def test_a_share_of_rows_stays_the_same_rows(server):
 
 @pytest.mark.parametrize(
     "script",
-    ['[{"fault": "nonsense"}]', '[{"match": {"colour": 1}, "fault": "500"}]', "[{}]", "{", "3"],
+    [
+        *(
+            '[{"fault": "nonsense"}]',
+            '[{"match": {"colour": 1}, "fault": "500"}]',
+            "[{}]",
+            "{",
+            "3",
+        ),
+        *("[3]", '{"rules": 3}', '{"settings": 3}', '[{"match": 3, "fault": "500"}]'),
+        *(
+            f'[{{"match": {{{condition}}}, "fault": "500"}}]'
+            for condition in (
+                *('"share": "a"', '"rate": 2', '"nth": "1"', '"nth": []', '"every": 0'),
+                *('"first": true', '"model": 3', '"endpoint": "nix"', '"input_contains": 1'),
+            )
+        ),
+    ],
 )
 def test_a_wrong_script_is_refused_at_the_start(tmp_path, script):
     path = tmp_path / "script.json"

@@ -563,6 +563,20 @@ def test_an_input_that_has_the_new_column_already_is_refused(run, fault_server):
     assert run("in.csv", "--set", "output.prefix=new_").code == 0
 
 
+def test_a_json_column_that_the_input_has_already_is_to_be_called_otherwise(run, fault_server):
+    (run.folder / "in.csv").write_text("body,category\na [[fault:json]],b\n")
+    taken = ("--set", 'json.columns={"/category" = "category"}')
+    ran = run("in.csv", *taken)
+    refused(ran, fault_server, "'category'", "under [json]", '"/category" = "new_category"')
+    assert "prefix" not in ran.err
+    assert run("in.csv", "--set", 'json.columns={"/category" = "new_category"}').code == 0
+
+    both = ("--set", 'json.columns={"/a" = "x", "/b" = "x"}')
+    assert "call it otherwise under [json]" in run("in.csv", *both).err
+    twice = ("--set", 'output.columns=["output", "output"]')
+    assert "name it once under [output]" in run("in.csv", *twice).err
+
+
 def test_a_missing_folder_is_made(run, fault_server):
     (run.folder / "in.csv").write_text("body\na\n")
     assert run("in.csv", output="deep/er/out.csv").code == 0

@@ -180,3 +180,26 @@ def test_rows_that_left_the_input_are_no_loss(work):
     work.write()
     assert work("export").code == 0
     assert work("run").code == 0
+
+
+def test_an_input_emptied_by_accident_does_not_empty_the_output(work):
+    work("run")
+    answered, rows = work.output.read_bytes(), work.rows
+    work.rows = {}
+    work.write()
+    for command in (["run"], ["run", "--on-change", "keep"], ["retry"], ["check"], ["export"],
+                    ["export", "--partial"], ["reparse"]):  # fmt: skip
+        ran = work(*command)
+        assert ran.code == 2, command
+        assert "the input has no rows" in ran.err
+        assert "shows 10 answers" in ran.err
+    assert work.output.read_bytes() == answered
+    assert work("export", "-o", "other.csv").code == 0
+    assert work("run", "--on-change", "rerun").code == 0, "if it was meant"
+    assert work.output.read_bytes().count(b"\n") == 1
+    assert work("run").code == 0, "an output without answers has none to lose"
+    work.rows = rows
+    work.write()
+    assert work("run").code == 0
+    assert work.output.read_bytes() == answered
+    assert work.calls() == 10

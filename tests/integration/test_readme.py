@@ -1,15 +1,19 @@
 """Every command of the README runs as it stands there, in order, in one folder."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from batch_runner.cli import build_parser
 from batch_runner.faultserver import FaultServer
+from batch_runner.local import MODEL
 
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +67,26 @@ def test_every_toml_example_is_toml():
         tomllib.loads(block)
 
 
-def test_every_python_example_compiles():
-    for block in blocks("python"):
-        compile(block, "README.md", "exec")
+def test_every_python_example_runs_and_what_it_prints_is_short(folder, fault_server):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OPENAI_API_KEY": "key-for-the-readme",
+        "BATCH_RUNNER_BASE_URL": fault_server.url,
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks("python"))],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "00001 ok" in ran.stdout, ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) < 100
+
+
+def test_the_way_without_a_key_is_that_of_the_local_endpoint():
+    assert f'model="{MODEL}"' in README
+    port = build_parser().parse_args(["serve"]).port
+    assert f'base_url="http://127.0.0.1:{port}/v1"' in README
 
 
 def test_links_to_files_lead_somewhere():

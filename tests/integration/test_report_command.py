@@ -81,6 +81,50 @@ def test_a_job_made_of_flags_is_reported_and_exported_with_the_same_flags(
     assert "9 of 10" in (folder / "flags.html").read_text()
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_job_made_of_flags_is_reported_by_its_output_or_run_folder(
+    folder, main_cli, fault_server, suffix, moved
+):
+    output = f"flags{suffix}"
+    assert main_cli("run", *FLAGS, "--base-url", fault_server.url, "-o", output).code == 3
+    if moved:
+        (folder / "elsewhere").mkdir()
+        for name in (output, f"{output}.run", f"{output}.meta.json"):
+            (folder / name).rename(folder / "elsewhere" / name)
+        output = f"elsewhere/{output}"
+    for place in ((output,), (f"{output}.run",), ("-o", output)):
+        told = main_cli("report", *place)
+        assert "10 rows: 9 ok, 1 failed" in told.out, (place, told.err)
+        assert "batch-runner retry --input in.csv" in told.out
+    assert main_cli("report", output, "-o", "page.html").code == 0
+    assert "9 of 10" in (folder / "page.html").read_text()
+    before = (folder / output).read_bytes()
+    (folder / output).unlink()
+    assert main_cli("export", f"{output}.run").code == 0
+    assert (folder / output).read_bytes() == before
+    assert main_cli("export", output, "--partial", "-o", "some.csv").code == 0
+
+
+def test_what_is_kept_of_a_job_made_of_flags_holds_no_secret(folder, main_cli, fault_server):
+    secret = "Xy7Qp2Lm9Rt4Vb8Nc3Zk"
+    options = ("--set", f'endpoint.headers={{"X-Gate" = "{secret}"}}', "-o", "flags.csv")
+    assert main_cli("run", *FLAGS, "--base-url", fault_server.url, *options).code == 3
+    kept = (folder / "flags.csv.run" / "manifest.json").read_text()
+    assert "Sum up" in kept
+    assert secret not in kept
+    assert "9 ok" in main_cli("report", "flags.csv").out
+
+    prompt = "Sum up, api_key=abcdefghij: {{ body }}"
+    same = ("-i", "in.csv", "-m", "m1", "-p", prompt, "-o", "masked.csv")
+    main_cli("run", *same, "--base-url", fault_server.url)
+    assert "abcdefghij" not in (folder / "masked.csv.run" / "manifest.json").read_text()
+    told = main_cli("report", "masked.csv")
+    assert told.code == 2
+    assert "name the job that wrote it, with its flags" in told.err
+    assert "name the job that wrote it" in main_cli("report", "masked.csv.run").err
+
+
 def test_rows_of_a_killed_run_are_in_the_report(folder, main_cli):
     assert main_cli("run", "job.toml", "-n", "4").code in (0, 3)
     page_of = folder / "report.html"

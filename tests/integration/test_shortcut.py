@@ -246,3 +246,43 @@ def wait_for(happened, seconds=20):
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("place", ["job.toml", "out.csv", "out.csv.run"])
+def test_verify_tells_of_a_segment_that_was_removed_from_the_end(job, place):
+    job.run()
+    job.write_rows(["alpha", "beta", "beta", "", "[[fault:400]]", "gamma"])
+    job.run()
+    assert job.cli("verify", place).code == 0
+    _, last = sorted(job.directory.segments.iterdir())
+    last.unlink()
+    told = job.cli("verify", place)
+    assert told.code == 5
+    assert "00000001.jsonl" in told.out
+    assert "the segment is missing" in told.out
+    assert "every record is intact" not in told.out
+
+
+def test_verify_tells_of_a_journal_that_lost_its_end_at_a_line(job):
+    job.run()
+    (segment,) = job.directory.segments.iterdir()
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[: whole[:-1].rindex(b"\n") + 1])
+    told = job.cli("verify", "job.toml")
+    assert told.code == 5
+    assert f"it had {len(whole):,} bytes" in told.out
+
+
+def test_verify_misses_nothing_of_a_journal_that_was_put_aside(job, run_cli):
+    job.run()
+    job.write_rows(["alpha", "beta", "beta", "", "[[fault:400]]", "gamma"])
+    job.run()
+    job.server.misbehave("hang")
+    begun = run_cli.start("run", "job.toml", "--fresh")
+    deadline = time.monotonic() + 20
+    job.server.settle()
+    while not [*job.directory.path.glob("journal.before-*")] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    begun.send_signal(signal.SIGKILL)
+    begun.communicate()
+    assert job.cli("verify", "job.toml").code == 0

@@ -133,6 +133,8 @@ class SimulatedDisk(Disk):
             Path(path).unlink()
             del self.names[path]
         elif Path(path).parent.is_dir():
+            if durable is FOLDER:
+                Path(path).mkdir(exist_ok=True)
             self.names[path] = durable
 
     def _step(self, error_rate, path, *, among=(errno.EIO,)):
@@ -241,6 +243,11 @@ class SimulatedDisk(Disk):
         self._step(self.faults.other_error, path)
         super().mkdir(path, mode)
         self.names[os.path.abspath(path)] = FOLDER  # noqa: PTH100  likewise
+
+    def rmdir(self, path):
+        self._step(self.faults.other_error, path)
+        super().rmdir(path)
+        self.names.pop(os.path.abspath(path), None)  # noqa: PTH100  likewise
 
     def listdir(self, path):
         self._step(0, path)

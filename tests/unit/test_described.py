@@ -36,7 +36,7 @@ def test_local_answers_are_never_taken_for_those_of_the_model_in_the_job():
     assert local.prices[local.model].input == local.prices[local.model].output == 0
 
 
-@pytest.mark.parametrize("command", ["run", "check", "report", "verify", "export", "estimate"])
+@pytest.mark.parametrize("command", ["run", "check", "report", "export", "estimate"])
 def test_a_data_file_in_the_place_of_a_job_is_told_as_such(tmp_path, main_cli, command):
     (tmp_path / "in.csv").write_text("body\none\n")
     told = main_cli(command, "in.csv")

@@ -53,6 +53,31 @@ def test_check_refuses_what_run_refuses_in_the_same_words(job, main_cli, flags):
     assert told["refusal"] in said[0]
 
 
+REFUSED = {
+    "no price": UNPRICED,
+    "no column": ("-p", "{{ nobody }}"),
+    "no random draws": ("--dedupe", "--set", "request.temperature=1"),
+    "column there": ("--set", "output.prefix=", "--set", 'json.columns={"/a" = "body"}'),
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED.values(), ids=REFUSED)
+def test_a_refused_run_leaves_nothing_behind(job, main_cli, tmp_path, flags):
+    before = sorted(tmp_path.iterdir())
+    assert main_cli("run", job, *flags, "-o", "new/deep/out.csv").code == 2
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "new").mkdir()
+    assert main_cli("run", job, *flags, "-o", "new/out.csv").code == 2
+    assert [*(tmp_path / "new").iterdir()] == []
+
+
+def test_a_run_refused_later_takes_nothing_away(job, main_cli, tmp_path):
+    assert main_cli("run", job).code == 0
+    before = sorted((tmp_path / "out.csv.run").rglob("*"))
+    assert main_cli("run", job, *CHANGED).code == 2
+    assert sorted((tmp_path / "out.csv.run").rglob("*")) == before
+
+
 def test_a_probe_is_not_sent_where_a_run_would_be_refused(job, main_cli, fault_server):
     assert main_cli("check", job, "--probe", *UNPRICED).code == 2
     fault_server.settle()

@@ -152,7 +152,7 @@ def test_the_report_tells_cost_errors_and_what_to_type(ran):
 
     words = ran(["one", "two", "bad one"], endpoint).page.words
     assert "2 of 3 rows are answered" in words.replace("\N{NO-BREAK SPACE}", " ")
-    assert "$0.0002400, with nothing unknown about it." in words  # 2 x (100 x $1 + 10 x $2) / 1M
+    assert "$0.000240, with nothing unknown about it." in words  # 2 x (100 x $1 + 10 x $2) / 1M
     assert "bad_request" in words
     assert "label-2: HTTP 400: no such thing" in words
     assert "batch-runner check" in words
@@ -172,7 +172,7 @@ def test_unknown_billing_is_named_by_cause_with_its_bound(ran):
     report = ran(["one"], endpoint)
     words = report.page.words
     assert report.summary.bill.at_least < report.summary.bill.at_most
-    assert "At least $0.0001200, at most $0.000" in words
+    assert "At least $0.000120, at most $0.000" in words
     assert "connection broke after they were sent" in words
     assert "up to $0.000" in words
 
@@ -197,7 +197,7 @@ def test_a_free_model_whose_call_was_lost_is_not_called_known(ran):
     words = report.page.words
     assert "nothing unknown" not in words
     assert "all of it known" not in words
-    assert "$0. Not every call told all that it used, but none can have cost more." in words
+    assert "$0.00. Not every call told all that it used, but none can have cost more." in words
     assert "No call with a known cost cost anything." in words
     assert "No call was repeated." in words
 

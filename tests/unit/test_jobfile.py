@@ -200,6 +200,20 @@ def test_paths_mean_the_folder_of_whoever_wrote_them(load):
     assert load(output__path="~/out.csv").output.path == str(Path("~/out.csv").expanduser())
 
 
+def test_another_output_leaves_the_report_of_the_jobs_own_alone(load):
+    text = TEXT + 'report = "out.html"\n'
+    folder = load.folder
+    assert load(text).output.report == f"{folder}/jobs/out.html"
+    moved = load(text, output__path="elsewhere.csv").output.report
+    assert moved == f"{folder}/here/elsewhere.csv.html"
+    assert load(text, settings=["output.path=b.csv"]).output.report == f"{folder}/jobs/b.csv.html"
+    same = load(text, output__path="../jobs/out.csv")
+    assert same.output.report == f"{folder}/jobs/out.html", "the same output by another name"
+    named = load(text, settings=["output.report=r.html"], output__path="b.csv")
+    assert named.output.report == f"{folder}/jobs/r.html"
+    assert load(output__path="b.csv").output.report is None
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

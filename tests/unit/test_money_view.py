@@ -6,10 +6,16 @@ from itertools import product
 
 import pytest
 
-from batch_runner.bill import Bill, Tokens
-from batch_runner.money_view import bounds, cost_in_words, is_whole
-from batch_runner.pricing import Doubt
+from batch_runner.bill import Bill, Biller, Tokens
+from batch_runner.costs import By, CostReport, Group
+from batch_runner.costs_report import cost_lines
+from batch_runner.findings import Findings
+from batch_runner.money_view import bounds, cost_in_words, cost_view, is_whole
+from batch_runner.pricing import Doubt, PriceBook
+from batch_runner.progress import dollars_at_most
 from batch_runner.records import UnknownBilling
+from batch_runner.report import summary_lines
+from batch_runner.summary import RunSummary
 
 
 def bill(*, answered, unpriced, lost, unbounded, doubtful, price):
@@ -52,3 +58,35 @@ def test_the_words_claim_what_the_bill_knows_and_no_more(one):
     assert one.at_least is None or least in words
     assert "0 calls" not in words
     assert " 1 calls" not in words
+
+
+@pytest.mark.parametrize(
+    "amount", ["0.0131", "0.014001", "0.0999999", "8.4312", "123.4501", "0.00012"]
+)
+def test_a_bound_reads_the_same_wherever_it_is_shown(amount):
+    """In the terminal, in `costs` and in the HTML report: rounded up, and to as many digits."""
+    one = Bill(
+        calls=1, unknown=Counter({UnknownBilling.TIMEOUT: 1}), unknown_at_most=Decimal(amount)
+    )
+    shown = dollars_at_most(Decimal(amount))
+    assert Decimal(shown.removeprefix("$")) >= Decimal(amount)
+    summary = RunSummary(
+        job="j",
+        origin="o",
+        invocation="o",
+        run_id="r",
+        rows=1,
+        started_at=0.0,
+        elapsed_seconds=1.0,
+        bill=one,
+        run_bill=one,
+    )
+    assert f"at most {shown})" in "\n".join(summary_lines(summary))
+    group = Group(keys=("total",), rows=1, bill=one)
+    lines = "\n".join(cost_lines(CostReport(by=(By.MODEL,), groups=(group,), total=group)))
+    assert lines.count(shown) == 3, "two in the table, one in the footnote"
+    findings = Findings(Biller(PriceBook({})), [])
+    findings._unknown[UnknownBilling.TIMEOUT] = one
+    view = cost_view(summary, findings)
+    assert view["most"] == shown
+    assert view["unknown"][0][2] == f"up to {shown}"

@@ -56,6 +56,51 @@ def test_the_key_and_the_text_are_guessed(started):
     assert "3 rows" in text
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two nights of data, and `init` over what is named, to `jobs/job.toml`."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "in[1]").mkdir()
+    for night in (1, 2):
+        rows = "".join(f"{n},u{night}{n},A longer text {night} {n}\n" for n in range(3))
+        (tmp_path / f"in[1]/{night}.csv").write_text(f"line_no,uid,body\n{rows}")
+    (tmp_path / "in[1]/.hidden.jsonl").write_text("{}")
+    (tmp_path / "in[1]/README").write_text("")
+    return tmp_path / "in[1]"
+
+
+@pytest.mark.parametrize("named", ["in[1]", "in[1]/", "*1]/*.csv"])
+def test_a_folder_becomes_a_job_over_all_that_it_will_hold(folder, main_cli, named):
+    assert main_cli("init", named, "-o", "jobs/job.toml").code == 0
+    job = load_job("jobs/job.toml")
+    assert check(job).to_send == 6
+    folder_of_all = folder.parent if "*" in named else folder
+    beside = folder_of_all.with_name(f"{folder_of_all.name}_answers.csv")
+    assert job.output_path == beside, "outside: it is no input"
+    assert job.input.key == ("uid",), "line_no names rows of one file only"
+    (folder / "3.csv").write_text("line_no,uid,body\n0,u30,new\n")
+    assert check(load_job("jobs/job.toml")).to_send == 7
+
+
+def test_a_folder_of_which_no_job_can_be_made_is_told(folder, main_cli):
+    for name, said in {
+        "of no data": ("a folder without a data file", ".parquet"),
+        "of two": ("a folder of several formats: 2 .csv, 1 .jsonl", "init 'in[1]/*.csv'"),
+        "of outputs": ("'1.csv' is the output of a run", "move it"),
+        "jobs/*.csv": ("no file matches", "filled"),
+    }.items():
+        if name == "of two":
+            (folder / "3.jsonl").write_text("{}\n")
+        elif name == "of outputs":
+            (folder / "3.jsonl").unlink()
+            (folder / "1.csv.run").mkdir()
+        told = main_cli("init", {"of no data": "jobs"}.get(name, name if "*" in name else "in[1]"))
+        assert told.code == 2
+        assert all(words in told.err for words in said), told.err
+
+
 def test_without_a_folder_paths_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text(CSV)

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from batch_runner import gauge as gauge_module
 from batch_runner.errors import UsageError
 from batch_runner.gauge import Gauge
 from batch_runner.jobfile import load_job
@@ -233,6 +234,88 @@ def _counting(parsed):
         return read_dues(line)
 
     return counted
+
+
+def aged(job):
+    """The input was not written within the last seconds: what was planned from it is believed."""
+    os.utime(job.folder / "in.csv", (1_700_000_000, 1_700_000_000))
+
+
+def grown(run, job):
+    with (job.folder / "in.csv").open("a") as file:
+        file.write("four\n")
+    aged(job)
+    run()
+
+
+def killed(run, job):
+    """A run that died with a call in flight, and with a result that no shortcut knows."""
+    writer = journal(job)
+    writer.begin(
+        Intent(key=b"a" * 16, attempt=1, row=0, model="m1", request_bytes=1, max_output_tokens=1)
+    )
+    writer.finish(result(b"b" * 16, at=1.0))
+    writer.close(clean=False)
+
+
+def gone_on(run, job):
+    killed(run, job)
+    grown(run, job)
+
+
+def refused(run, job):
+    """The plan that is left is of a run that was refused, and not of the one before."""
+    (job.folder / "in.csv").write_text("body\none\nnot two\n[[fault:400]] not three\nfour\n")
+    aged(job)
+    assert run().code == 2
+
+
+def left(run, job):
+    (job.folder / "in.csv").write_text("body\none\n")
+
+
+STORIES = {
+    "once": lambda run, job: None,
+    "twice": lambda run, job: run(),
+    "retried": lambda run, job: run(command="retry"),
+    "other prices": lambda run, job: run("--set", "prices.m1.input=9"),
+    **{story.__name__: story for story in (grown, killed, gone_on, refused, left)},
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("--dedupe",), ("-n", "2")], ids=" ".join)
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+def test_a_shortcut_tells_what_the_whole_journal_tells(place, run, job, story, flags):
+    (job.folder / "in.csv").write_text('body\none\none\ntwo\n[[fault:400]] three\n""\n')
+    aged(job)
+    run(*flags)
+    story(run, job)
+    watched = Gauge(place)
+    shorter = read_status(place, watched, wall_clock=lambda: 0.0)
+    place.directory.shortcut.unlink()
+    assert read_status(place, wall_clock=lambda: 0.0) == shorter
+    killed(run, job)  # and whoever goes on watching sees what comes
+    after = read_status(place, watched, wall_clock=lambda: 0.0)
+    assert read_status(place, wall_clock=lambda: 0.0) == after
+    assert after != shorter
+
+
+def test_what_a_shortcut_tells_is_not_read(place, run, job, tmp_path, monkeypatch):
+    aged(job)
+    run()
+    read, read_dues = [], gauge_module.read_dues
+    monkeypatch.setattr(
+        gauge_module, "read_dues", lambda data: read.append(data) or read_dues(data)
+    )
+    monkeypatch.chdir(tmp_path)
+    for found in (place, place_named("out.csv"), place_named("out.csv.run")):
+        read.clear()
+        assert read_status(found).finished == 3
+        assert len(read) == 1, "the last one, for its time"
+    read.clear()
+    with take_lock(place.directory, policy=LockPolicy.FAIL):
+        read_status(place)
+    assert len(read) == 3, "how many a run going on has sent is not in the shortcut"
 
 
 def test_a_journal_put_aside_by_fresh_is_read_from_its_beginning(place, run):

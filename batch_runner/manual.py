@@ -1,0 +1,48 @@
+"""What `--help` says below the flags."""
+
+EXAMPLES = """\
+examples:
+  batch-runner init articles.csv > jobs/summaries.toml
+  batch-runner check    jobs/summaries.toml              # no calls; shows what would be sent
+  batch-runner estimate jobs/summaries.toml --sample 30
+  batch-runner run      jobs/summaries.toml              # again = only what is missing
+  batch-runner run -i reviews.csv -o out.csv -m gpt-5-mini -p "Summarize: {{ text }}"
+
+exit codes:
+  0  all wanted rows done             3    finished, some rows without a full answer
+  1  a bug                            4    stopped by a limit, or refused by the endpoint
+  2  usage, job, input, credentials   5    journal or output could not be written
+  75 another run holds the lock       130, 143  stopped by SIGINT, SIGTERM; run again
+
+environment:
+  OPENAI_API_KEY OPENAI_BASE_URL HTTPS_PROXY NO_PROXY SSL_CERT_FILE NO_COLOR
+  BATCH_RUNNER_<LONG_FLAG>, as in BATCH_RUNNER_MAX_COST=5
+"""
+
+
+FAULTS = """\
+A request names its fault itself, by the model ("fault:429") or by a marker in its text
+("[[fault:slow:2]]"), or a script names it. `curl http://127.0.0.1:8081/admin/faults` lists all.
+  500                  always, for this request
+  500x2-then-ok        twice, then a good reply
+  429:3                Retry-After: 3
+  500+slow:1           after a second
+
+script (.toml or .json), rules in order, the first that matches; without `match` a rule is for all:
+  [settings]                           # names and values: curl http://127.0.0.1:8081/admin/stats
+  latency_seconds = 0.2                # --latency wins
+  [[rules]]
+  match = { model = "gpt-*", every = 10 }
+  fault = "429:1"
+  [[rules]]
+  match = { input_contains = "Sum", share = 0.05 }
+  fault = "incomplete:max_output_tokens"
+
+conditions, all of which must hold:
+  model            a name, or a pattern with * and ?
+  input_contains   a text in instructions or input
+  share, seed      this share of all requests, the same ones again and again
+  rate, seed       this share, drawn anew each time
+  nth, every, first   of those that fit otherwise: these numbers, each n-th, the first n
+  endpoint         responses (default), poll, cancel, input_tokens, models, health
+"""
