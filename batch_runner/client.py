@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anyio
 import httpx
@@ -14,6 +14,7 @@ from batch_runner.breaker import Breaker
 from batch_runner.course import Course
 from batch_runner.errors import RunStoppedError, StorageError
 from batch_runner.exchange import Endpoint, Reply
+from batch_runner.frozen import frozen
 from batch_runner.job import InvalidPolicy, RetrySpec
 from batch_runner.judging import (
     BROKEN_OFF,
@@ -47,7 +48,7 @@ CANCEL_SECONDS = 2.0
 """How long to try to cancel a background response when the run is broken off."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Step:
     """What one attempt led to: another one after a wait, or the row's end."""
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from batch_runner import stored
 from batch_runner.errors import JobError
+from batch_runner.frozen import frozen
 from batch_runner.job import ColumnSet, JobSpec
 from batch_runner.records import Column, ColumnKind, Completion, RowStatus
 from batch_runner.responses import citations
 from batch_runner.stored import Told
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Ending:
     """A row as the output shows it: how it ended and what is told of it, or why it has no result."""
 

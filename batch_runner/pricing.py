@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from batch_runner.frozen import frozen
 from batch_runner.job import PriceSpec
 from batch_runner.price_list import (
     EXACT,
@@ -29,7 +30,7 @@ _UNBOUNDED_DOUBTS = frozenset({Doubt.UNKNOWN_TIER, Doubt.FINE_TUNE})
 """The rates themselves are a guess, and the true ones may be higher."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Quote:
     """What one attempt cost, and what is doubtful about it. None dollars: unknown, never zero."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from batch_runner.frozen import frozen
+
 
 KEY_BYTES = 16  # blake2b-128: 2**64 rows before a collision is likely
 
@@ -62,7 +64,7 @@ def other(code: str) -> str:
     return f"other:{code}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Row:
     """One record of the input."""
 
@@ -93,7 +95,7 @@ class BadRecord:
         return f"{self.source}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Request:
     """The body to send for one row, and the key under which its result is kept."""
 
@@ -114,7 +116,7 @@ class Request:
         return None if _MORE_THAN_TEXT.search(self.body) else len(self.body)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Usage:
     """Token counts as the server reported them. None: not reported, which is never zero.
 
@@ -136,7 +138,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Billed:
     """One attempt whose usage came back: everything a price needs."""
 
@@ -164,7 +166,7 @@ class UnknownBilling(StrEnum):
     """The run was stopped before the reply came."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Completion:
     """The model answered. `status` is OK, INCOMPLETE or REFUSED."""
 
@@ -178,7 +180,7 @@ class Completion:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Failure:
     """No usable answer. `status` is FAILED, or SKIPPED where the job asked for that."""
 
@@ -189,7 +191,7 @@ class Failure:
     """What the model wrote, where there is any: it has been paid for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RowResult:
     """How a row ended and what it took: what the journal stores."""
 

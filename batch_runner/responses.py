@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batch_runner.frozen import frozen
 from batch_runner.records import Completion, ErrorCode, Failure, RowStatus, Usage, other
 
 
@@ -34,7 +35,7 @@ class Unfinished:
     response_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ReplyOutput:
     """What the model produced, whatever the reply's status."""
 

@@ -5,10 +5,12 @@ The key comes first, then status and code, at fixed places: recovery reads them 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
 from typing import Any
 
 from batch_runner import stored
 from batch_runner.errors import UsageError
+from batch_runner.frozen import frozen
 from batch_runner.jsonbytes import decode, encode
 from batch_runner.records import (
     Billed,
@@ -42,7 +44,7 @@ STATE_UNTIL = b',"row":'
 _STATUSES = {str(status): status for status in RowStatus}  # calling an enum takes a microsecond
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Intent:
     """An attempt about to be sent: enough to say later what it may have cost at most."""
 
@@ -215,7 +217,7 @@ def result_of(told: Told) -> RowResult:
     return RowResult(**{**rest, **parsed})
 
 
-_OF_A_RESULT = frozenset(RowResult.__slots__)
+_OF_A_RESULT = frozenset(field.name for field in fields_of(RowResult))
 """Lines say more (their seal), and those of a later version may."""
 
 
@@ -261,8 +263,11 @@ def _billed_fields(billed: Billed) -> dict[str, Any]:
     }
 
 
+_COUNTS = tuple(field.name for field in fields_of(Usage))
+
+
 def _usage_fields(usage: Usage) -> dict[str, int]:
-    return {name: n for name in Usage.__slots__ if (n := getattr(usage, name)) is not None}
+    return {name: n for name in _COUNTS if (n := getattr(usage, name)) is not None}
 
 
 def _open_object(fields: Mapping[str, Any]) -> bytes:
