@@ -107,6 +107,7 @@ class Dispatch:
             self.job.endpoint.base_url,
             proxy=self.job.endpoint.proxy,
             ca_file=self.job.endpoint.ca_file,
+            tell=self._tell_trouble,
         )
         self._journal = self.open_journal(self.stop)
         self._client = self._make_client(transport)

@@ -7,9 +7,10 @@ ten times the CPU of this arrangement; its Request and Response types cost next 
 import os
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +25,8 @@ from batch_runner.retry import Blame, Problem
 
 
 CONNECT_SECONDS = 30.0
+SOON_SECONDS = 5.0
+"""By when a first connection usually stands: whoever waits for longer is told what for."""
 IDLE_SECONDS = 4.0
 """llama.cpp and others close idle connections after 5 s; ours must be gone before theirs."""
 
@@ -82,10 +85,16 @@ def _timeouts(
     return aiohttp.ClientTimeout(sock_connect=connect, sock_read=read, connect=pool)
 
 
-def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> Transport:
+def open_transport(
+    base_url: str,
+    *,
+    proxy: str | None,
+    ca_file: str | None,
+    tell: Callable[[str], None] = lambda _words: None,
+) -> Transport:
     """A transport without a connection limit of its own: the limiter is the limit.
 
-    Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA
+    `tell` hears once of a first connection that takes long. Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA
     file and for a proxy that is not spoken to in HTTP.
     """
     url = urlsplit(base_url)
@@ -94,7 +103,7 @@ def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> 
     proxy_url = None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
     session = aiohttp.ClientSession(
         connector=_Connector(
-            limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
+            tell=tell, limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -107,7 +116,7 @@ def open_transport(base_url: str, *, proxy: str | None, ca_file: str | None) -> 
 def judge_exchange_error(error: Exception) -> Problem | None:
     """What a broken exchange means; None for an error that no transport raises, which is a bug.
 
-    Of aiohttp's where the network is real, of httpx's where a test stands in for it.
+    Of aiohttp's where the network is ours, of httpx's where another transport was handed in.
     """
     for kinds, code, blame, unknown in _MEANING:
         if isinstance(error, kinds):
@@ -230,6 +239,12 @@ def _environment_proxy(scheme: str, host: str) -> str | None:
 class _Connector(aiohttp.TCPConnector):
     """Tells `REUSED` when an attempt needed a new connection; a TraceConfig costs 60 us a call."""
 
+    def __init__(self, *, tell: Callable[[str], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._tell = tell
+        self._quiet = False
+        """A connection has stood, or somebody has been told that none does."""
+
     async def _create_connection(
         self,
         req: aiohttp.ClientRequest,
@@ -237,4 +252,17 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
     ) -> ResponseHandler:
         REUSED.set(False)
-        return await super()._create_connection(req, traces, timeout)
+        late = self._loop.call_later(SOON_SECONDS, self._tell_late, str(req.url.origin()))
+        try:
+            connection = await super()._create_connection(req, traces, timeout)
+        finally:
+            late.cancel()
+        self._quiet = True
+        return connection
+
+    def _tell_late(self, place: str) -> None:
+        if self._quiet:
+            return
+        self._quiet = True
+        doubt = "; does it speak https?" if place.startswith("https:") else ""
+        self._tell(f"no connection to {place} after {SOON_SECONDS:.0f} s{doubt}")

@@ -376,6 +376,16 @@ def test_the_proxy_of_the_environment_is_used_for_other_hosts(ask, fault_server,
     assert leaks(ran, tmp_path, secret="pass-word-99") == []
 
 
+def test_a_first_connection_that_takes_long_is_told_before_it_fails(ask, monkeypatch):
+    monkeypatch.setattr("batch_runner.transport.SOON_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never shakes hands
+        place = f"https://127.0.0.1:{deaf.getsockname()[1]}"
+        soon = {"limits.deadline": "1s", "limits.grace": "0.5s"}
+        ran, _ = ask(f"{place}/v1", ["hello"], settings=soon)
+    assert f"no connection to {place} after" in ran.err
+    assert ran.err.count("does it speak https?") == 1
+
+
 def test_a_proxy_of_the_environment_needs_no_scheme(ask, fault_server):
     with tiny_proxy(port_of(fault_server)) as (proxy, asked):
         plain = proxy.removeprefix("http://")
