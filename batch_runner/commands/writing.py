@@ -2,9 +2,7 @@
 
 import argparse
 import logging
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from batch_runner.changes import (
     TO_LOSE,
@@ -16,13 +14,8 @@ from batch_runner.changes import (
 )
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
-from batch_runner.errors import ExitCode, LockedError, StorageError, UsageError
-from batch_runner.journal import LockPolicy, RunDirectory, take_lock
+from batch_runner.errors import ExitCode, UsageError
 from batch_runner.work import Work
-
-
-if TYPE_CHECKING:
-    from batch_runner.export import Exported
 
 
 log = logging.getLogger("batch_runner")
@@ -53,24 +46,11 @@ def export(arguments: argparse.Namespace) -> int:
             if path == job.output_path and not arguments.partial:
                 _check_nothing_vanishes(work)
             exported = write_output(work, path, partial=arguments.partial)
-            if path == job.output_path and not arguments.partial:
-                _remember(work, exported)
     counts = {str(status): n for status, n in exported.statuses.items()}
     log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
     if arguments.json:
         print_json({"output": str(path), "statuses": counts})
     return ExitCode.DONE
-
-
-def _remember(work: Work, exported: "Exported") -> None:
-    """The next run finds the output as it would write it. A run going on knows better."""
-    from batch_runner.freshness import remember_export
-
-    with (
-        suppress(LockedError, StorageError),
-        take_lock(RunDirectory(work.job.run_path), policy=LockPolicy.SKIP),
-    ):
-        remember_export(work, exported)
 
 
 def _check_nothing_vanishes(work: Work) -> None:

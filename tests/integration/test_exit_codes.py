@@ -299,29 +299,6 @@ def test_a_run_with_nothing_to_do_leaves_the_output_alone(work):
     assert work.meta()["rows_reused"] == 3
 
 
-def test_an_output_that_export_wrote_is_left_alone_too(work):
-    work.spoil("two", "400")
-    assert work("run") == 3
-    work.output.unlink()
-    assert work("export") == 0
-    before = stamp(work)
-    assert work("run") == 3
-    assert stamp(work) == before
-    assert work("export", "--partial") == 0
-    assert work("run") == 3
-    assert work.cells() == ["ok", "failed", "ok", "ok"]
-
-
-def test_an_export_during_a_run_changes_nothing_that_the_run_relies_on(work):
-    assert work("run", "-n", "2") == 0
-    manifest = work.folder / "out.csv.run/manifest.json"
-    before = manifest.read_bytes()
-    with (work.folder / "out.csv.run/lock").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert work("export") == 0
-    assert manifest.read_bytes() == before
-
-
 def touch_output(work):
     os.utime(work.output)
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -73,7 +72,7 @@ class Job:
             found = work.replay
             facts = {
                 "endings": {
-                    found.index.key(n): (entry and replace(entry, number=0, file=0))
+                    found.index.key(n): (entry and entry._replace(number=0, file=0))
                     for n in range(len(found.index))
                     for entry in [found.index.entry(n)]
                 },
