@@ -14,6 +14,7 @@ from itertools import islice
 
 from batch_runner.bill import Bill, Tokens
 from batch_runner.journal import Growth, Index, Manifest, read_manifest
+from batch_runner.journal.flights import Flights
 from batch_runner.journal.record import (
     END,
     GRATIS,
@@ -75,10 +76,10 @@ class Gauge:
         """By ending: rows that came to it since the outset, less those that left it."""
         self._ended: Endings | None = None
         """How the rows stood at the end of the run that the outset belongs to, where that is known."""
-        self._open: Counter[bytes] = Counter()
-        self._waiting: set[bytes] = set()
+        self._flights = Flights()
         self._writer: object = None
         self._lost = 0
+        """Calls that the shortcut knows to be lost."""
         self.sent = 0
         """Results of the run that the outset belongs to."""
         self.ended_in_order: bool | None = None
@@ -101,11 +102,12 @@ class Gauge:
     @property
     def in_flight(self) -> int:
         """Rows whose call the last process has begun and not ended."""
-        return len(self._open) + len(self._waiting)
+        return len(self._flights.open.keys() | self._flights.waiting.keys())
 
     def lost(self, *, is_running: bool) -> int:
         """Calls that were in flight when their process died."""
-        return self._lost + (0 if is_running else self._open.total() + len(self._waiting))
+        flights = self._flights
+        return self._lost + len(flights.lost) + (0 if is_running else flights.undecided)
 
     @property
     def damaged(self) -> int:
@@ -168,9 +170,8 @@ class Gauge:
 
     def _enter(self, segment: Segment) -> None:
         """Calls of an earlier process that are still open will never be answered there."""
+        self._flights.enter(segment)
         if segment.writer != self._writer:
-            self._lost += self._open.total()
-            self._open.clear()
             self.ended_in_order = False
             self.began_at = segment.header.started_at if segment.header else None
         self._writer = segment.writer
@@ -185,8 +186,8 @@ class Gauge:
                 continue
             name = data[KEY_AT]
             if data.startswith(RESULT):
-                self._open.pop(name, None)
-                self._waiting.discard(name)
+                self._flights.open.pop(name, None)
+                self._flights.told(name, data)
                 state = state_of(data)
                 if state not in states:
                     states[state] = self._index.ending(*read_state(state))
@@ -194,12 +195,11 @@ class Gauge:
                 self._record(unhexlify(name), states[state], place, is_current=is_current)
                 self._pay(data)
             elif data.startswith(INTENT):
-                self._open[name] += 1
+                self._flights.begin(name, data)
             elif data.startswith(QUEUED):
-                if self._open.pop(name, 0):
-                    self._waiting.add(name)
+                self._flights.queue(name, data)
             elif data.startswith(GRATIS):
-                self._open.pop(name, None)
+                self._flights.open.pop(name, None)
             elif data.startswith(END):
                 self.ended_in_order = True
 

@@ -12,8 +12,10 @@ from batch_runner.changes import (
     other_model,
 )
 from batch_runner.errors import ChangedRowsError, UsageError
+from batch_runner.job import JobSpec
 from batch_runner.plan import Plan, requests
 from batch_runner.spending import check_prices
+from batch_runner.transport import find_route
 from batch_runner.work import Work
 
 
@@ -43,10 +45,17 @@ def check_budget(work: Work) -> bool:
     return check_prices(sample, work.biller, origin=work.job.origin)
 
 
+def check_route(job: JobSpec) -> None:
+    """Raise UsageError for a proxy or a CA file that no call could use."""
+    endpoint = job.endpoint
+    find_route(endpoint.base_url, proxy=endpoint.proxy, ca_file=endpoint.ca_file)
+
+
 def refusal(work: Work) -> UsageError | None:
     """Why `run` would not start, without options that allow more."""
     try:
         check_paid_rows(work, work.plan)
+        check_route(work.job)
         if work.job.limits.max_cost is not None:
             check_budget(work)
     except UsageError as error:

@@ -17,7 +17,7 @@ from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError
 from batch_runner.expectation import recall
 from batch_runner.fingerprint import fingerprint
-from batch_runner.guard import check_budget, check_paid_rows
+from batch_runner.guard import check_budget, check_paid_rows, check_route
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
@@ -99,6 +99,8 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if options.dry_run:
             yield work, None
             return
+        if work.plan.to_send and options.transport is None:
+            check_route(job)
         budget = _budget(work) if work.plan.to_send else None
         if options.fresh:
             directory.put_aside(run_id=work.run_id)

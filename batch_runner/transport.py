@@ -94,13 +94,10 @@ def open_transport(
 ) -> Transport:
     """A transport without a connection limit of its own: the limiter is the limit.
 
-    `tell` hears once of a first connection that takes long. Must be called inside the event loop that will use it. Raises UsageError for an unreadable CA
-    file and for a proxy that is not spoken to in HTTP.
+    `tell` hears once of a first connection that takes long. Must be called inside the event loop
+    that will use it. Raises what `find_route` raises.
     """
-    url = urlsplit(base_url)
-    host = url.hostname or ""
-    context = _trust(ca_file) if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    proxy_url = None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
+    context, proxy_url = find_route(base_url, proxy=proxy, ca_file=ca_file)
     session = aiohttp.ClientSession(
         connector=_Connector(
             tell=tell, limit=0, ssl=context, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60
@@ -111,6 +108,19 @@ def open_transport(
         trust_env=False,
     )
     return Transport(session)
+
+
+def find_route(
+    base_url: str, *, proxy: str | None, ca_file: str | None
+) -> tuple[ssl.SSLContext, str | None]:
+    """Whom to trust, and the URL of the proxy to use, if any.
+
+    Raises UsageError for an unreadable CA file, and for a proxy that does not speak HTTP.
+    """
+    url = urlsplit(base_url)
+    host = url.hostname or ""
+    context = _trust(ca_file) if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return context, None if is_loopback(host) else proxy or _environment_proxy(url.scheme, host)
 
 
 def judge_exchange_error(error: Exception) -> Problem | None:

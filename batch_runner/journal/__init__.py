@@ -6,7 +6,7 @@
     writer.py     the running process writes  sync.py     written becomes durable
     replay.py     the next one reads          reserve.py  space for when the disk is full
     verify.py     and anyone checks           scan.py     a file as found, damage and all
-    packed.py     what a later run may skip
+    packed.py     what a later run may skip  flights.py  calls that nobody may ever answer
     growth.py     somebody else's, as it grows   index.py    key to the result that counts
 
 A process writes only to segments it made itself, and nothing is ever repaired: reading copes.

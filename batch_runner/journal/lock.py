@@ -102,6 +102,8 @@ def take_lock(
                 on_wait(holder)
                 on_wait = None
         time.sleep(_PAUSE_SECONDS)
+        if not directory.segments.is_dir():
+            directory.create()  # whoever was refused meanwhile has taken its folders along
     return lock
 
 

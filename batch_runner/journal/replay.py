@@ -12,6 +12,7 @@ from typing import Any, Self
 from batch_runner.disk import REAL_DISK, Disk, storage_error
 from batch_runner.journal import line, record
 from batch_runner.journal.directory import RunDirectory
+from batch_runner.journal.flights import Flights
 from batch_runner.journal.index import Entry, Index
 from batch_runner.journal.record import (
     END,
@@ -175,7 +176,7 @@ def replay(
     if known is not None and known.is_continued_by(find_segments(directory, disk=disk)):
         found.index, found.unknown, found.runs = known.index, known.unknown, known.runs
     read_before = set(found.index.files)
-    flights = _Flights()
+    flights = Flights()
     writers: dict[object, Header] = {}
     for segment, lines in read_journal(directory, damage=found.damage, disk=disk):
         if segment.path.name in read_before:
@@ -197,9 +198,7 @@ def replay(
     return found
 
 
-def _replay_lines(
-    lines: Iterator[Line], segment: Segment, index: Index, flights: "_Flights"
-) -> None:
+def _replay_lines(lines: Iterator[Line], segment: Segment, index: Index, flights: Flights) -> None:
     """The hot loop of recovery: no JSON is parsed but for an ending not met before."""
     file = index.open_file(segment.path.name)
     endings: dict[bytes, int] = {}
@@ -219,8 +218,7 @@ def _replay_lines(
             index.record(unhexlify(name), ending, file, offset, len(data))
         elif data.startswith(INTENT):
             if not is_copy:
-                open_flights.setdefault(data[KEY_AT], []).append(data)
-                flights.queued.pop(data[KEY_AT], None)
+                flights.begin(data[KEY_AT], data)
         elif data.startswith(QUEUED):
             if not is_copy:
                 flights.queue(data[KEY_AT], data)
@@ -228,63 +226,6 @@ def _replay_lines(
             open_flights.pop(data[KEY_AT], None)
         elif data.startswith(END):
             flights.ended.add(segment.writer)
-
-
-class _Flights:
-    """Attempts begun and not yet answered, of one process at a time."""
-
-    def __init__(self) -> None:
-        self.open: dict[bytes, list[bytes]] = {}
-        """Key to intent lines. A result ends all attempts of its key: it tells of them itself."""
-        self.queued: dict[bytes, str] = {}
-        """Key to the id of the background response that its last attempt brought."""
-        self.waiting: dict[bytes, list[tuple[object, bytes]]] = {}
-        """Key to the writers and intents of such attempts, until a result tells of them."""
-        self.lost: list[tuple[object, bytes]] = []
-        """Writers and their intents."""
-        self.ended: set[object] = set()
-        """Writers that closed in order."""
-        self._writer: object = None
-
-    def enter(self, segment: Segment) -> None:
-        """Attempts of an earlier process that are still open will never be answered."""
-        if segment.writer != self._writer:
-            self.land()
-        self._writer = segment.writer
-
-    def queue(self, name: bytes, line: bytes) -> None:
-        """The last attempt is no longer in flight: whoever asks for its id hears the end of it."""
-        self.queued[name] = record.read_queued(line)
-        if intents := self.open.get(name):
-            self.waiting.setdefault(name, []).append((self._writer, intents.pop()))
-
-    def told(self, name: bytes, line: bytes) -> None:
-        """A result ends the waiting, unless it says that the response is still being made."""
-        self.waiting.pop(name, None)
-        if name not in self.queued:
-            return
-        result = record.read_result(line)
-        if result.reply is not None or result.response_id != self.queued[name]:
-            del self.queued[name]
-
-    def pending(self) -> dict[bytes, Pending]:
-        return {
-            unhexlify(name): Pending(
-                response_id=response_id, attempts_untold=int(name in self.waiting)
-            )
-            for name, response_id in self.queued.items()
-        }
-
-    def land(self) -> None:
-        for intents in self.open.values():
-            self.lost.extend((self._writer, intent) for intent in intents)
-        self.open.clear()
-        # Of several, a later process asks for the last one only, and its result tells of no other.
-        for name, attempts in tuple(self.waiting.items()):
-            self.waiting[name] = attempts[-1:] if name in self.queued else []
-            self.lost.extend(attempts[: len(attempts) - len(self.waiting[name])])
-            if not self.waiting[name]:
-                del self.waiting[name]
 
 
 def _past_run(header: Header, ended_cleanly: bool) -> PastRun:  # noqa: FBT001 - named in one call

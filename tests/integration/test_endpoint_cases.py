@@ -18,6 +18,7 @@ import pytest
 
 from batch_runner import client
 from batch_runner.faultserver import catalogue, running
+from batch_runner.limiter import Slot
 
 
 KEY = "sk-0123456789abcdefKEY"
@@ -376,6 +377,24 @@ def test_the_proxy_of_the_environment_is_used_for_other_hosts(ask, fault_server,
     assert leaks(ran, tmp_path, secret="pass-word-99") == []
 
 
+def test_no_more_rows_are_taken_in_hand_than_the_limit_lets_out(ask, fault_server, monkeypatch):
+    """Fifty callers could hold a row each; those beyond the limit would only wait with it."""
+    enter, over = Slot.__aenter__, []
+
+    async def entering(slot):
+        limiter = slot._limiter
+        over.append(limiter.held + 1 - limiter.limit)
+        return await enter(slot)
+
+    monkeypatch.setattr(Slot, "__aenter__", entering)
+    fault_server.misbehave("slow:0.02")
+    rows = [f"row {n}" for n in range(200)]
+    ran, _ = ask(fault_server.url, rows, "-c", "1-2-50")
+    assert ran.code == 0
+    assert len(over) == 200
+    assert max(over) <= 0
+
+
 def test_a_first_connection_that_takes_long_is_told_before_it_fails(ask, monkeypatch):
     monkeypatch.setattr("batch_runner.transport.SOON_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never shakes hands
@@ -395,13 +414,14 @@ def test_a_proxy_of_the_environment_needs_no_scheme(ask, fault_server):
 
 
 @pytest.mark.parametrize("kind", ["socks5", "socks5h", "SOCKS4"])
-def test_a_socks_proxy_of_the_environment_is_refused_and_not_spoken_to(ask, kind):
+def test_a_socks_proxy_of_the_environment_is_refused_and_not_spoken_to(ask, tmp_path, kind):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0.2)
         url = f"{kind}://me:pass-word-99@127.0.0.1:{listening.getsockname()[1]}"
         ran, _ = ask(ELSEWHERE, settings=KEYED, MY_KEY=KEY, ALL_PROXY=url, all_proxy=url)
         assert ran.code == 2
         assert f"a {kind} proxy" in ran.err
+        assert not [*tmp_path.glob("*.run")], "a refused run leaves nothing"
         assert "pass-word-99" not in ran.err
         with pytest.raises(TimeoutError):
             listening.accept()

@@ -128,3 +128,23 @@ def test_a_holder_that_could_not_write_its_name_is_still_a_holder(directory):
 def test_a_place_without_a_lock_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match=r"none\.run"):
         take_lock(RunDirectory(tmp_path / "none.run"))
+
+
+def test_who_waited_for_a_run_that_was_refused_makes_the_folders_anew(directory):
+    """A refused run takes the folders along that it has made, the lock included."""
+    refused = take_lock(directory)
+    taken = []
+    waiting = threading.Thread(
+        target=lambda: taken.append(take_lock(directory, policy=LockPolicy.WAIT))
+    )
+    waiting.start()
+    time.sleep(0.3)
+    directory.segments.rmdir()
+    directory.lock.unlink()
+    directory.path.rmdir()
+    refused.close()
+    waiting.join(10)
+    with taken[0]:
+        assert directory.segments.is_dir()
+        with pytest.raises(LockedError):
+            take_lock(directory)

@@ -6,13 +6,22 @@ from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 
+import anyio
 import pytest
 
 from batch_runner import gauge as gauge_module
 from batch_runner.errors import UsageError
 from batch_runner.gauge import Gauge
 from batch_runner.jobfile import load_job
-from batch_runner.journal import Durability, Holder, Intent, Journal, RunDirectory, take_lock
+from batch_runner.journal import (
+    Durability,
+    Holder,
+    Intent,
+    Journal,
+    RunDirectory,
+    replay,
+    take_lock,
+)
 from batch_runner.journal.lock import LockPolicy
 from batch_runner.records import Billed, Completion, ErrorCode, Failure, RowResult, RowStatus, Usage
 from batch_runner.run_place import place_named, place_of_job
@@ -412,3 +421,29 @@ def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, job
     assert [status.finished for status in seen] == [3]
     assert len(list(follow(place, on_wait=lambda: said.append(1)))) == 1
     assert len(said) == 1, "a run that is over is not waited for"
+
+
+def test_lost_calls_are_those_that_the_next_run_finds(place, job):
+    """A background response asked anew by processes that died, and once more by one that did not."""
+    directory = RunDirectory(job.run_path)
+    key = bytes(16)
+
+    def asked(run_id, attempt, *, response_id=None):
+        dying = journal(job, run_id)
+        dying.begin(
+            Intent(
+                key=key, attempt=attempt, row=0, model="m1", request_bytes=1, max_output_tokens=1
+            )
+        )
+        if response_id is not None:
+            anyio.run(dying.queued, key, attempt, response_id)
+        return dying
+
+    died = [asked("r1", 1, response_id="resp_1"), asked("r2", 2), asked("r3", 3)]
+    for ended in (False, True):
+        if ended:
+            died[-1].finish(result(key))
+        with replay(directory) as found:
+            assert read_status(place).lost == len(found.unknown) == (2 if ended else 3)
+    for process in died:
+        process.close(clean=False)
