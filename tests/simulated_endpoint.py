@@ -10,7 +10,6 @@ from itertools import count
 from typing import Protocol
 
 from batch_runner.adaptive import AdaptiveLimit
-from batch_runner.concurrency import Pacer
 
 
 SEND_SECONDS = 0.0003  # of CPU: no client sends without end at once
@@ -161,12 +160,12 @@ class Simulation:
     outcome: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self):
-        self.pacer = Pacer(None)
         self.events: list = []
         self.order = count()
         self.again = 0  # rows that were refused and wait to be sent again
         self.booked = 0  # the attempt that waits for its turn
         self.cool_until = self.busy_until = 0.0
+        self.free_at = -math.inf  # the next turn
 
     def at(self, when, act, what):
         heappush(self.events, (when, next(self.order), act, what))
@@ -185,8 +184,11 @@ class Simulation:
     def book(self, now):
         """Turns are taken one by one, each at the pace of its time."""
         while not self.booked and self.limit.in_flight < self.limit.limit:
-            self.pacer.per_second = self.limit.pace
-            wait = max(self.pacer.reserve(now), self.busy_until - now)
+            pace = self.limit.pace
+            turn = now if pace is None else max(self.free_at, now)
+            if pace is not None:
+                self.free_at = turn + 1 / pace
+            wait = max(turn, self.busy_until) - now
             self.busy_until = now + wait + SEND_SECONDS
             if wait <= 0:
                 self.begin(now)
@@ -228,6 +230,6 @@ class Simulation:
         self.outcome.limits.append(self.limit.limit)
         if now + pause > self.cool_until:
             self.limit.on_pause(now + pause - max(now, self.cool_until))
-            self.pacer.restart()
+            self.free_at = -math.inf
             self.cool_until = now + pause
             self.at(self.cool_until, self.wake, None)
