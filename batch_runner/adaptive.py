@@ -21,6 +21,7 @@ COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
+TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
 OWED, LEAST_OWED = 100, 40  # successes between two tries: at one or two refusals a try, under 3 %
 DEBT_SECONDS = 60.0  # after which `LEAST_OWED` will do
 PATIENCE = 30  # pauses' worth of time between two tries: they cost at most 4 % of it
@@ -80,7 +81,8 @@ class AdaptiveLimit:
     - Refusals of attempts begun before the last one was heard belong to the same episode.
     - If nothing got in since the last refusal it is an outage: the pause grows, and the pace is
       taken back only until something gets in.
-    - Refusals that do not follow the load are not heeded (see `Doubt`).
+    - Refusals that do not follow the load are not heeded: each of them doubles the pace, until more
+      load brings more of them (see `Doubt`).
     """
 
     def __init__(self, bounds: Concurrency, now: float = 0.0) -> None:
@@ -117,6 +119,10 @@ class AdaptiveLimit:
         """Attempts a second at which to send; None: as they come."""
         return self._pace if self.bounds.adaptive and self._pace < UNPACED else None
 
+    def doubts(self, now: float) -> bool:
+        """Whether refusals come whatever the load: a herd is as welcome as one."""
+        return self._doubt.lasts(now)
+
     def on_begin(self, now: float, *, again: bool = False) -> Ticket:
         bucket = self._bucket
         if not bucket.admitted and not self._episode and not self.in_flight:
@@ -149,14 +155,15 @@ class AdaptiveLimit:
 
     def on_success(self, ticket: Ticket, now: float) -> None:
         self.in_flight -= 1
-        if ticket.episode != self._episode or not self.bounds.adaptive:
+        current = ticket.episode == self._episode or self.doubts(now)
+        if not current or not self.bounds.adaptive:
             return
         self._owed -= 1
         self._doubt.served(again=ticket.again)
         if now < self._still_until:
             return
         if self._step == math.inf and self._pace < UNPACED:
-            self._pace += max(FIRST_PACE, 1 / max(now - ticket.began, 0.001))
+            self._pace += 1 / max(now - ticket.began, 0.001)
         if self._peak >= IN_USE * self.limit:
             if self._level < self._wall:
                 # Never by more than a factor e a second: a refusal takes its time to arrive.
@@ -225,6 +232,9 @@ class AdaptiveLimit:
 
     def _learn(self, ticket: Ticket, now: float, pause: float) -> str:
         others, got_in = ticket.others, ticket.before
+        refuted = self._settled and self._pace <= min(
+            self._cut_pace, TIGHT * self._bucket.guess().low
+        )
         self._bucket.refused(ticket.began, got_in)
         if not self._heeds(ticket, now):
             return "refusals do not follow the load"
@@ -252,7 +262,7 @@ class AdaptiveLimit:
             self._trusted = False
         elif self._settled and self._pace > MOVED * self._cut_pace:
             self._bucket.forget(deep=False)
-        elif self._settled and self._pace <= self._cut_pace:
+        elif refuted:
             self._bucket.disprove()
         self._go_below_rate(self._bucket, now, pause)
         return f"refused at {self._pace:.3g} a second with {others} in flight"
@@ -264,10 +274,12 @@ class AdaptiveLimit:
         if doubt.begins(now):
             self._undoubted = _Dials(self._level, self._wall, self._pace, self._step)
             self._wall = math.inf
-            more = UNPACED if doubt.each_once else max(2 * FIRST_PACE, 4 * self._pace)
+            more = UNPACED if doubt.each_once else 2 * self._pace
             self._set_pace(min(more, UNPACED), COARSE)
         elif doubt.was_wrong(now) and self._undoubted is not None:
             self._level, self._wall, self._pace, self._step = self._undoubted
+        elif doubt.lasts(now):
+            self._pace = min(2 * self._pace, UNPACED)
         return not doubt.lasts(now)
 
     def _is_level(self, ticket: Ticket) -> bool:
@@ -281,13 +293,9 @@ class AdaptiveLimit:
         lower = others < self._wall < math.inf
         excused = not (lower and self._excused)
         self._excused = lower
-        alike = (
-            last is not None
-            and others > 0
-            and abs(others - last) <= slack
-            and ticket.most <= others + slack
-            and excused
-        )
+        alike = last is not None and abs(others - last) <= slack and excused
+        raised = self._trusted and self._wall < others  # a level that stood the test has moved
+        alike = (alike or raised) and others > 0 and ticket.most <= others + slack
         self._same = self._same + 1 if alike else 0
         return self._same >= self._needed + (others <= 2)
 
