@@ -11,6 +11,7 @@ from typing import NamedTuple
 from batch_runner.bucket import Bucket
 from batch_runner.concurrency import Concurrency
 from batch_runner.doubt import Doubt
+from batch_runner.gain import Gain
 
 
 FIRST_PACE = 10.0  # calls a second until replies come
@@ -83,6 +84,7 @@ class AdaptiveLimit:
       taken back only until something gets in.
     - Refusals that do not follow the load are not heeded: each of them doubles the pace, until more
       load brings more of them (see `Doubt`).
+    - An endpoint that refuses nothing but answers no faster is not pressed further (see `Gain`).
     """
 
     def __init__(self, bounds: Concurrency, now: float = 0.0) -> None:
@@ -108,6 +110,7 @@ class AdaptiveLimit:
         self._most = 0  # others, since the last refusal
         self._doubt = Doubt()
         self._undoubted: _Dials | None = None
+        self._gain = Gain(self._level, now)
         self._tick_began, self._begun, self._peak = now, 0, 0
 
     @property
@@ -127,6 +130,7 @@ class AdaptiveLimit:
         bucket = self._bucket
         if not bucket.admitted and not self._episode and not self.in_flight:
             bucket.restart(now)  # the clock may have run for days before the first attempt
+            self._gain.restart(self._level, now)
             self._new_tick(now)
         others = self.in_flight
         self.in_flight = others + 1
@@ -152,6 +156,7 @@ class AdaptiveLimit:
     def on_pause(self, seconds: float) -> None:
         """Nobody sends for that long: this says nothing about what is in use."""
         self._tick_began += seconds
+        self._gain.on_pause(seconds)
 
     def on_success(self, ticket: Ticket, now: float) -> None:
         self.in_flight -= 1
@@ -164,16 +169,23 @@ class AdaptiveLimit:
             return
         if self._step == math.inf and self._pace < UNPACED:
             self._pace += 1 / max(now - ticket.began, 0.001)
-        if self._peak >= IN_USE * self.limit:
-            if self._level < self._wall:
-                # Never by more than a factor e a second: a refusal takes its time to arrive.
-                gain = min(1.0, now - ticket.began)
-                self._level = min(self._level + gain, self._wall, self.bounds.maximum)
-            elif self._paid(now):
-                # Gently, until it is beyond what requests on the road can explain.
-                beyond = self._level > 1.1 * self._wall + 2
-                gain = 1.0 if beyond else min(1.0, max(0.25, 4 / self._level))
-                self._level = min(self._level + gain, self.bounds.maximum)
+        if self._peak < IN_USE * self.limit:
+            self._gain.idle(self._level, now)
+            return
+        was = self.limit
+        self._level = self._gain.answered(self._level, now)
+        if self.limit < was:
+            self._note(now, was, "more in flight brought no more answers")
+        most = min(self._gain.ceiling(now), self.bounds.maximum)
+        if self._level < min(self._wall, most):
+            # Never by more than a factor e a second: a refusal takes its time to arrive.
+            gain = min(1.0, now - ticket.began)
+            self._level = min(self._level + gain, self._wall, most)
+        elif self._level < most and self._paid(now):
+            # Gently, until it is beyond what requests on the road can explain.
+            beyond = self._level > 1.1 * self._wall + 2
+            gain = 1.0 if beyond else min(1.0, max(0.25, 4 / self._level))
+            self._level = min(self._level + gain, most)
 
     def _paid(self, now: float) -> bool:
         """Whether the next refusal may come."""
@@ -225,6 +237,7 @@ class AdaptiveLimit:
         if self.bounds.adaptive:
             was = self.limit
             self._note(now, was, self._learn(ticket, now, pause))
+            self._gain.restart(self._level, now)
         self._refused_at = ticket.others
         self._most = 0
         self._new_tick(now)
