@@ -11,6 +11,7 @@ from typing import NamedTuple
 from batch_runner.bucket import Bucket
 from batch_runner.concurrency import Concurrency
 from batch_runner.doubt import Doubt
+from batch_runner.gain import Gain
 
 
 FIRST_PACE = 10.0  # calls a second until replies come
@@ -21,6 +22,7 @@ COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
+TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
 OWED, LEAST_OWED = 100, 40  # successes between two tries: at one or two refusals a try, under 3 %
 DEBT_SECONDS = 60.0  # after which `LEAST_OWED` will do
 PATIENCE = 30  # pauses' worth of time between two tries: they cost at most 4 % of it
@@ -80,7 +82,9 @@ class AdaptiveLimit:
     - Refusals of attempts begun before the last one was heard belong to the same episode.
     - If nothing got in since the last refusal it is an outage: the pause grows, and the pace is
       taken back only until something gets in.
-    - Refusals that do not follow the load are not heeded (see `Doubt`).
+    - Refusals that do not follow the load are not heeded: each of them doubles the pace, until more
+      load brings more of them (see `Doubt`).
+    - An endpoint that refuses nothing but answers no faster is not pressed further (see `Gain`).
     """
 
     def __init__(self, bounds: Concurrency, now: float = 0.0) -> None:
@@ -106,6 +110,7 @@ class AdaptiveLimit:
         self._most = 0  # others, since the last refusal
         self._doubt = Doubt()
         self._undoubted: _Dials | None = None
+        self._gain = Gain(self._level, now)
         self._tick_began, self._begun, self._peak = now, 0, 0
 
     @property
@@ -117,10 +122,15 @@ class AdaptiveLimit:
         """Attempts a second at which to send; None: as they come."""
         return self._pace if self.bounds.adaptive and self._pace < UNPACED else None
 
+    def doubts(self, now: float) -> bool:
+        """Whether refusals come whatever the load: a herd is as welcome as one."""
+        return self._doubt.lasts(now)
+
     def on_begin(self, now: float, *, again: bool = False) -> Ticket:
         bucket = self._bucket
         if not bucket.admitted and not self._episode and not self.in_flight:
             bucket.restart(now)  # the clock may have run for days before the first attempt
+            self._gain.restart(self._level, now)
             self._new_tick(now)
         others = self.in_flight
         self.in_flight = others + 1
@@ -146,27 +156,36 @@ class AdaptiveLimit:
     def on_pause(self, seconds: float) -> None:
         """Nobody sends for that long: this says nothing about what is in use."""
         self._tick_began += seconds
+        self._gain.on_pause(seconds)
 
     def on_success(self, ticket: Ticket, now: float) -> None:
         self.in_flight -= 1
-        if ticket.episode != self._episode or not self.bounds.adaptive:
+        current = ticket.episode == self._episode or self.doubts(now)
+        if not current or not self.bounds.adaptive:
             return
         self._owed -= 1
         self._doubt.served(again=ticket.again)
         if now < self._still_until:
             return
         if self._step == math.inf and self._pace < UNPACED:
-            self._pace += max(FIRST_PACE, 1 / max(now - ticket.began, 0.001))
-        if self._peak >= IN_USE * self.limit:
-            if self._level < self._wall:
-                # Never by more than a factor e a second: a refusal takes its time to arrive.
-                gain = min(1.0, now - ticket.began)
-                self._level = min(self._level + gain, self._wall, self.bounds.maximum)
-            elif self._paid(now):
-                # Gently, until it is beyond what requests on the road can explain.
-                beyond = self._level > 1.1 * self._wall + 2
-                gain = 1.0 if beyond else min(1.0, max(0.25, 4 / self._level))
-                self._level = min(self._level + gain, self.bounds.maximum)
+            self._pace += 1 / max(now - ticket.began, 0.001)
+        if self._peak < IN_USE * self.limit:
+            self._gain.idle(self._level, now)
+            return
+        was = self.limit
+        self._level = self._gain.answered(self._level, now)
+        if self.limit < was:
+            self._note(now, was, "more in flight brought no more answers")
+        most = min(self._gain.ceiling(now), self.bounds.maximum)
+        if self._level < min(self._wall, most):
+            # Never by more than a factor e a second: a refusal takes its time to arrive.
+            gain = min(1.0, now - ticket.began)
+            self._level = min(self._level + gain, self._wall, most)
+        elif self._level < most and self._paid(now):
+            # Gently, until it is beyond what requests on the road can explain.
+            beyond = self._level > 1.1 * self._wall + 2
+            gain = 1.0 if beyond else min(1.0, max(0.25, 4 / self._level))
+            self._level = min(self._level + gain, most)
 
     def _paid(self, now: float) -> bool:
         """Whether the next refusal may come."""
@@ -218,6 +237,7 @@ class AdaptiveLimit:
         if self.bounds.adaptive:
             was = self.limit
             self._note(now, was, self._learn(ticket, now, pause))
+            self._gain.restart(self._level, now)
         self._refused_at = ticket.others
         self._most = 0
         self._new_tick(now)
@@ -225,6 +245,9 @@ class AdaptiveLimit:
 
     def _learn(self, ticket: Ticket, now: float, pause: float) -> str:
         others, got_in = ticket.others, ticket.before
+        refuted = self._settled and self._pace <= min(
+            self._cut_pace, TIGHT * self._bucket.guess().low
+        )
         self._bucket.refused(ticket.began, got_in)
         if not self._heeds(ticket, now):
             return "refusals do not follow the load"
@@ -252,7 +275,7 @@ class AdaptiveLimit:
             self._trusted = False
         elif self._settled and self._pace > MOVED * self._cut_pace:
             self._bucket.forget(deep=False)
-        elif self._settled and self._pace <= self._cut_pace:
+        elif refuted:
             self._bucket.disprove()
         self._go_below_rate(self._bucket, now, pause)
         return f"refused at {self._pace:.3g} a second with {others} in flight"
@@ -264,10 +287,12 @@ class AdaptiveLimit:
         if doubt.begins(now):
             self._undoubted = _Dials(self._level, self._wall, self._pace, self._step)
             self._wall = math.inf
-            more = UNPACED if doubt.each_once else max(2 * FIRST_PACE, 4 * self._pace)
+            more = UNPACED if doubt.each_once else 2 * self._pace
             self._set_pace(min(more, UNPACED), COARSE)
         elif doubt.was_wrong(now) and self._undoubted is not None:
             self._level, self._wall, self._pace, self._step = self._undoubted
+        elif doubt.lasts(now):
+            self._pace = min(2 * self._pace, UNPACED)
         return not doubt.lasts(now)
 
     def _is_level(self, ticket: Ticket) -> bool:
@@ -281,13 +306,9 @@ class AdaptiveLimit:
         lower = others < self._wall < math.inf
         excused = not (lower and self._excused)
         self._excused = lower
-        alike = (
-            last is not None
-            and others > 0
-            and abs(others - last) <= slack
-            and ticket.most <= others + slack
-            and excused
-        )
+        alike = last is not None and abs(others - last) <= slack and excused
+        raised = self._trusted and self._wall < others  # a level that stood the test has moved
+        alike = (alike or raised) and others > 0 and ticket.most <= others + slack
         self._same = self._same + 1 if alike else 0
         return self._same >= self._needed + (others <= 2)
 

@@ -104,7 +104,9 @@ class Bucket:
     def _bounds(self, at: float, admitted: int, depth: float) -> tuple[float, float]:
         """Of the rate of a bucket of this depth that admits what it did and refuses this attempt."""
         seconds = max(at - self.empty_at, 0.01)
-        low, high = (0.01, 0.01) if self._full else (admitted / seconds, (admitted + 1) / seconds)
+        low = high = 0.01
+        if not self._full:  # a refusal may have left almost the price of a call in it
+            low, high = (admitted - 1) / seconds, (admitted + 1) / seconds
         for since, before in self._marks:
             calls, seconds = admitted - before, at - since
             if calls > 0 and seconds > 0:

@@ -71,26 +71,19 @@ class Pacer:
     goes when its turn comes, and the next one waits the longer.
     """
 
-    def __init__(self, per_second: float | None) -> None:
+    def __init__(self, per_second: float) -> None:
         self.per_second = per_second
         self._free_at = -math.inf
 
     def reserve(self, now: float, amount: float = 1.0) -> float:
         """The next turn is booked. Returns the seconds until it comes."""
-        if self.per_second is None:
-            return 0.0
         turn = max(self._free_at, now)
         self._free_at = turn + amount / self.per_second
         return turn - now
 
     def correct(self, amount: float) -> None:
         """`amount` more (negative: less) than was reserved is counted."""
-        if self.per_second is not None:
-            self._free_at += amount / self.per_second
-
-    def restart(self) -> None:
-        """All bookings are forgotten."""
-        self._free_at = -math.inf
+        self._free_at += amount / self.per_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

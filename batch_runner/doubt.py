@@ -3,11 +3,12 @@
 import math
 
 
-STRIKES = 8  # refusals, each forgiven by `FORGIVEN_BY` attempts that got in
+STRIKES = 7  # refusals, each forgiven by `FORGIVEN_BY` attempts that got in
 FORGIVEN_BY = 60
 ONCE_EACH = 4  # first attempts refused, and as many second ones served, without exception
 DOUBTED_SECONDS = 60.0
-SHARE_REFUSED = 0.6  # more than an endpoint refuses that refuses each row once
+SHARE_ONCE_EACH = 0.6  # more than an endpoint refuses that refuses each row once
+SHARE_AT_RANDOM = 0.45  # more than one refuses that is of any use
 
 
 class Doubt:
@@ -68,7 +69,8 @@ class Doubt:
     def was_wrong(self, now: float) -> bool:
         """Whether more load has brought more refusals: then they are heeded from now on."""
         share = self._refused / max(1, self._begun)
-        if not self.lasts(now) or self._refused < 5 or share <= min(2 * self._share, SHARE_REFUSED):
+        most = SHARE_ONCE_EACH if self.each_once else SHARE_AT_RANDOM
+        if not self.lasts(now) or self._refused < 5 or share <= min(2 * self._share, most):
             return False
         self._until, self._strikes = now, 0.0
         self._needed *= 2

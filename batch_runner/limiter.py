@@ -195,13 +195,13 @@ class Limiter:
         self._pauses += 1
         self.adaptive.on_pause(added)
 
-    def _spread(self) -> float:
+    def _spread(self, now: float) -> float:
         """Seconds over which callers leave a cool-down; a pace spreads them better than chance.
 
         A small herd leaves together. Spread out, the first of them to be refused would send all
         others back: against a server that refuses each row once, that costs a pause a row.
         """
-        if self.adaptive.pace is not None:
+        if self.adaptive.pace is not None or self.adaptive.doubts(now):
             return 0.0
         return self._spread_seconds * max(0, self.held - SMALL_HERD) / max(1, self.held)
 
@@ -209,7 +209,7 @@ class Limiter:
         """Wait for cool-down, place and turn. Returns when that was."""
         while True:
             if now < self._cool_until:
-                await anyio.sleep(self._cool_until - now + self._jitter() * self._spread())
+                await anyio.sleep(self._cool_until - now + self._jitter() * self._spread(now))
                 if not slot.again:
                     await anyio.lowlevel.checkpoint()  # who was refused goes first
                 now = self.clock()

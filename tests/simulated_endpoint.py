@@ -10,7 +10,6 @@ from itertools import count
 from typing import Protocol
 
 from batch_runner.adaptive import AdaptiveLimit
-from batch_runner.concurrency import Pacer
 
 
 SEND_SECONDS = 0.0003  # of CPU: no client sends without end at once
@@ -157,16 +156,18 @@ class Simulation:
     latency: Callable[[], float]
     round_trip: float = 0.05
     retry_after: float | Callable[[float], float] | None = None
+    slots: int | None = None  # calls worked on at a time; the others wait
     began: float = 0.0
     outcome: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self):
-        self.pacer = Pacer(None)
         self.events: list = []
         self.order = count()
+        self.free = [0.0] * (self.slots or 0)  # when each slot is
         self.again = 0  # rows that were refused and wait to be sent again
         self.booked = 0  # the attempt that waits for its turn
-        self.cool_until = self.busy_until = 0.0
+        self.now = self.cool_until = self.busy_until = 0.0
+        self.free_at = -math.inf  # the next turn
 
     def at(self, when, act, what):
         heappush(self.events, (when, next(self.order), act, what))
@@ -177,6 +178,7 @@ class Simulation:
         self.at(self.began, self.wake, None)
         while self.events and self.events[0][0] <= seconds:
             now, _, act, what = heappop(self.events)
+            self.now = now
             act(now, what)
             if now >= self.cool_until:
                 self.book(now)
@@ -185,8 +187,11 @@ class Simulation:
     def book(self, now):
         """Turns are taken one by one, each at the pace of its time."""
         while not self.booked and self.limit.in_flight < self.limit.limit:
-            self.pacer.per_second = self.limit.pace
-            wait = max(self.pacer.reserve(now), self.busy_until - now)
+            pace = self.limit.pace
+            turn = now if pace is None else max(self.free_at, now)
+            if pace is not None:
+                self.free_at = turn + 1 / pace
+            wait = max(turn, self.busy_until) - now
             self.busy_until = now + wait + SEND_SECONDS
             if wait <= 0:
                 self.begin(now)
@@ -210,9 +215,16 @@ class Simulation:
         again, self.again = self.again > 0, max(0, self.again - 1)  # who was refused goes first
         ticket = self.limit.on_begin(now, again=again)
         if self.server.admits(now + self.round_trip / 2):
-            self.at(now + self.round_trip + self.latency(), self.served, ticket)
+            self.at(self.worked_off(now) + self.round_trip, self.served, ticket)
         else:
             self.at(now + self.round_trip, self.refused, ticket)
+
+    def worked_off(self, now):
+        if not self.slots:
+            return now + self.latency()
+        done = max(now, heappop(self.free)) + self.latency()
+        heappush(self.free, done)
+        return done
 
     def served(self, now, ticket):
         self.server.finished()
@@ -228,6 +240,6 @@ class Simulation:
         self.outcome.limits.append(self.limit.limit)
         if now + pause > self.cool_until:
             self.limit.on_pause(now + pause - max(now, self.cool_until))
-            self.pacer.restart()
+            self.free_at = -math.inf
             self.cool_until = now + pause
             self.at(self.cool_until, self.wake, None)

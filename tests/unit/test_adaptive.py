@@ -88,3 +88,20 @@ def test_a_limit_that_halves_and_doubles_is_followed(hidden, bucket):
     assert figures.doubled is not None
     assert figures.doubled <= 75  # a minute is what a slow endpoint is left alone for
     assert figures.at_end >= 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("latency", [0.005, 0.3, 2.0])
+def test_a_limit_of_one_call_at_a_time_that_halves_is_followed(latency, seed):
+    figures = reached(seed, 10, 0.1, latency)
+    assert figures.halved is not None
+    assert figures.halved <= 60
+    assert figures.doubled is not None
+    assert figures.doubled <= 75
+
+
+@pytest.mark.parametrize(("hidden", "latency"), [(5, 2.0), (20, 0.3), (100, 0.3)])
+def test_places_that_double_are_taken_at_the_next_try(hidden, latency):
+    figures = reached(1, hidden, None, latency)
+    assert figures.doubled is not None
+    assert figures.doubled <= 20

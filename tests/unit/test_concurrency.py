@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import statistics
 import sys
 from pathlib import Path
 
@@ -126,6 +127,60 @@ def test_a_retry_after_longer_than_the_gap_between_episodes_does_not_freeze_the_
 def test_refusals_at_random_do_not_starve_the_run():
     _, outcome = simulate(sim.Refusing(0.1, random.Random(3)), seconds=120, retry_after=1.0)
     assert outcome.goodput(60, 120) > 4
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_refusals_whatever_the_load_do_not_slow_the_run_down_for_long(share):
+    _, outcome = simulate(sim.Refusing(share, random.Random(3)), seconds=180, retry_after=1.0)
+    assert outcome.goodput(90, 180) > 50
+
+
+@pytest.mark.parametrize(("slots", "seconds"), [(1, 2.0), (4, 1.0), (4, 10.0), (16, 2.0)])
+def test_an_endpoint_that_only_queues_is_not_pressed_ever_harder(slots, seconds):
+    levels, answered = [], []
+    for seed in range(4):
+        source = random.Random(seed)
+        simulation = sim.Simulation(
+            limit=AdaptiveLimit(WIDE),
+            server=sim.Refusing(0.0, source),
+            latency=lambda source=source: seconds * source.lognormvariate(0, 0.5) / 1.133,
+            slots=slots,
+        )
+        outcome = simulation.run(1800)
+        levels.append(statistics.mean(outcome.limits))
+        answered.append(outcome.goodput(60, 1800) * seconds / slots)
+    assert statistics.median(levels) < 100  # it was 430 and more
+    assert min(answered) > 0.9
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_endpoint_without_limit_is_used_in_full_however_its_latency_varies(spread, seed):
+    source = random.Random(seed)
+    limit = AdaptiveLimit(Concurrency.parse("auto"))
+    simulation = sim.Simulation(
+        limit=limit,
+        server=sim.Refusing(0.0, source),
+        latency=lambda: 2 * source.lognormvariate(0, spread),
+    )
+    simulation.run(60)
+    assert limit.limit == 512
+
+
+def test_longer_answers_in_the_opening_do_not_freeze_the_level():
+    source, grown = random.Random(1), 0
+    for seconds in (3, 6, 10):
+        limit = AdaptiveLimit(Concurrency.parse("auto"))
+        simulation = sim.Simulation(limit=limit, server=sim.Refusing(0.0, source), latency=None)
+
+        def latency(since=seconds, simulation=simulation):
+            longer = 3 if simulation.now >= since else 1
+            return longer * 2 * source.lognormvariate(0, 0.5)
+
+        simulation.latency = latency
+        simulation.run(300)
+        grown += limit.limit == 512
+    assert grown == 3
 
 
 def test_an_outage_moves_no_limit_and_lengthens_the_pause():

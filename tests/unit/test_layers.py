@@ -21,10 +21,10 @@ ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
     "adaptive", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course", "doubt",
-    "errors", "estimate", "fingerprint", "frozen", "hosts", "job", "jobmapping", "jsonbytes", "media", "parameters",
-    "price_list", "pricing", "printable", "prompt", "reask", "records", "redact", "responses",
-    "retry", "sse", "stored", "structured", "summary", "tally", "template_values", "timeline",
-    "trouble", "values",
+    "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
+    "jsonbytes", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
+    "records", "redact", "responses", "retry", "sse", "stored", "structured", "summary", "tally",
+    "template_values", "timeline", "trouble", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
 

@@ -439,6 +439,39 @@ def test_an_endpoint_that_refuses_each_row_once_does_not_cost_a_pause_a_row():
     assert drained(100, 0.02, refusals=1) < 30
 
 
+def test_a_long_run_against_such_an_endpoint_finds_a_pace_of_its_own():
+    assert drained(1000, 1.0, refusals=1) < 80
+
+
+def test_refusals_at_random_hold_nobody_back_for_long():
+    """A herd that leaves a cool-down one by one would be sent back by the first of them refused."""
+
+    async def story():
+        source = random.Random(1)
+        limiter = Limiter(Concurrency.parse("auto"), jitter=random.Random(2).random)
+        served = []
+
+        async def caller():
+            again = False
+            while anyio.current_time() < 240:
+                async with limiter.slot(again=again) as slot:
+                    await anyio.sleep(0.04)
+                    again = source.random() < 0.2
+                    if again:
+                        slot.rate_limited(1.0)
+                        continue
+                    await anyio.sleep(0.3)
+                    slot.succeeded()
+                    served.append(anyio.current_time())
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(200):
+                tasks.start_soon(caller)
+        return served
+
+    assert sum(at > 120 for at in play(story)) / 120 > 40  # it was 1
+
+
 @pytest.mark.benchmark
 def test_cost_of_an_uncontended_attempt(capsys):
     async def story(limiter, headers):
