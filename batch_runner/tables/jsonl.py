@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -67,9 +66,9 @@ class JsonlTable(Table):
         escape_formulas: bool = False,  # noqa: ARG002  nothing here is run by a spreadsheet
     ) -> WriteReport:
         first = self.files[0]
-        names = {column.name for column in columns}
-        as_json = partial(json_text, ascii_only=not first.encoding.startswith("utf"))
-        keys = [as_json(column.name) + ":" for column in columns]
+        names = [column.name for column in columns]
+        taken = set(names)
+        ascii_only = not first.encoding.startswith("utf")
         brace = "}".encode(first.encoding)
         target.write(first.mark)
         owed = b""
@@ -79,9 +78,11 @@ class JsonlTable(Table):
             if new is None:
                 left_out += 1
                 continue
-            check_late_names(row, names)
-            members = [key + as_json(value) for key, value in zip(keys, new, strict=True)]
-            added = ",".join(members if not row.values else ["", *members]) if members else ""
+            check_late_names(row, taken)
+            members = dict(zip(names, new, strict=True))
+            added = json_text(members, ascii_only=ascii_only)[1:-1]
+            if row.values and added:
+                added = "," + added
             end = raw.rindex(brace)
             target.write(owed + raw[:end] + added.encode(first.encoding) + raw[end:])
             owed = b"" if raw.endswith(first.line_feed) else first.line_feed
