@@ -12,6 +12,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -92,15 +93,22 @@ class LocalEndpoint:
         Takes about a second. UsageError: not installed, the port is taken, or not ready in time.
         """
         model_file()
+        _check_is_free(port)
         self.slots = slots
         with tempfile.TemporaryFile() as log:
             self._process = _start(port, self.slots, stderr=None if verbose else log)
             try:
                 self.url = _first_line(self._process.stdout, wait_seconds=ready_seconds)
-                _refuse_silence(self.url, _first_error(log), port, ready_seconds)
+                if not self.url:
+                    self._refuse_silence(_first_error(log), port, ready_seconds)
             except BaseException:
                 self.close()
                 raise
+
+    def _refuse_silence(self, complaint: str, port: int, ready_seconds: float) -> None:
+        status = self._process.poll()
+        end = "" if status is None else f" (exit status {status})"
+        raise _not_started(port, (complaint or f"not ready within {ready_seconds:g} s") + end)
 
     def wait(self) -> int:
         """Exit status of the server, once it has ended by itself."""
@@ -187,13 +195,19 @@ def _first_error(log: IO[bytes]) -> str:
     return ""
 
 
-def _refuse_silence(url: str, complaint: str, port: int, ready_seconds: float) -> None:
-    if not url:
-        reason = complaint or f"not ready within {ready_seconds:g} s"
-        raise UsageError(
-            f"the local endpoint on port {port} did not start: {reason}",
-            hint="try another port, or `batch-runner serve -v` to see llama.cpp's log",
-        )
+def _check_is_free(port: int) -> None:
+    """llama.cpp finds out later, and sometimes dies of it without a word."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise _not_started(port, f"cannot bind to it: {error.strerror}") from None
+
+
+def _not_started(port: int, reason: str) -> UsageError:
+    return UsageError(
+        f"the local endpoint on port {port} did not start: {reason}",
+        hint="try another port, or `batch-runner serve -v` to see llama.cpp's log",
+    )
 
 
 def _load(path: Path, *, port: int, slots: int, verbose: bool) -> Any:
