@@ -108,18 +108,30 @@ def load_job(
     return replace(job, given=kept)
 
 
+_SECRET_KEYS = frozenset({"headers", "proxy", "authorization"})
+
+
 def _kept(tables: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """What describes the job again to commands that call nobody; nothing if a secret may be in it."""
     endpoint = tables.get("endpoint")
     if isinstance(endpoint, Mapping):
-        public = {key: v for key, v in endpoint.items() if key not in ("headers", "proxy")}
+        public = {key: v for key, v in endpoint.items() if key not in _SECRET_KEYS}
         tables = {**tables, "endpoint": public}
     text = json.dumps(tables, default=str)
-    return (
-        {"folder": str(folder), "tables": json.loads(text)}
-        if without_passwords(text) == text
-        else {}
-    )
+    if _may_hold_secrets(tables) or without_passwords(text) != text:
+        return {}
+    return {"folder": str(folder), "tables": json.loads(text)}
+
+
+def _may_hold_secrets(value: Any) -> bool:
+    """Each text is looked at by itself: the escapes of JSON would hide what it begins with."""
+    if isinstance(value, Mapping):
+        named = any(str(key).lower() in _SECRET_KEYS for key in value)
+        return named or any(_may_hold_secrets(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_may_hold_secrets(part) for part in value)
+    text = str(value)
+    return without_passwords(text) != text
 
 
 def _laid_over(

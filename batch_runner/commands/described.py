@@ -150,7 +150,8 @@ def _typed(arguments: argparse.Namespace) -> str:
     words += ["--local"] if getattr(arguments, "local", False) else []
     for setting in arguments.settings:
         key, _, _ = setting.partition("=")
-        is_secret = key.strip().startswith(("endpoint.headers", "endpoint.proxy"))
+        plain = "".join(c for c in key if c not in "\"' ")  # TOML lets a key be spelt in many ways
+        is_secret = plain.startswith(("endpoint.headers", "endpoint.proxy", "request.tools"))
         words += ["--set", f"{key}={MASK}" if is_secret else setting]
     return shlex.join(map(without_passwords, words))
 

@@ -125,6 +125,24 @@ def test_what_is_kept_of_a_job_made_of_flags_holds_no_secret(folder, main_cli, f
     assert "name the job that wrote it" in main_cli("report", "masked.csv.run").err
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        ("-p", "Use this:\nsk-abcdefghij1234567890 {{ body }}"),
+        ("-p", 'Say api_key="abcdefghij1234567890" {{ body }}'),
+        ("--set", 'request.tools=[{type="mcp", authorization="abcdefghij1234567890"}]'),
+        ("--set", '"endpoint".headers={"X-Gate" = "abcdefghij1234567890"}'),
+        ("--set", 'endpoint .headers={"X-Gate" = "abcdefghij1234567890"}'),
+    ],
+)
+def test_no_spelling_of_a_secret_is_kept(folder, main_cli, fault_server, hidden):
+    main_cli(
+        "run", "-i", "in.csv", "-m", "m1", "-p", "{{ body }}", "-o", "o.csv",
+        "--base-url", fault_server.url, *hidden,
+    )  # fmt: skip
+    assert "abcdefghij" not in (folder / "o.csv.run" / "manifest.json").read_text()
+
+
 def test_rows_of_a_killed_run_are_in_the_report(folder, main_cli):
     assert main_cli("run", "job.toml", "-n", "4").code in (0, 3)
     page_of = folder / "report.html"
