@@ -126,3 +126,35 @@ def test_the_first_row_without_a_request_is_named(job, main_cli):
     assert "1 row has no request, for an empty or unusable cell: the first is row 2" in out
     (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n3,\n")
     assert "2 rows have no request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
+
+
+def shown_requests(out):
+    """Each request as a person reads it, parsed."""
+    blocks = out.split("--- row ")[1:]
+    return [json.loads(block[block.index("{") : block.rindex("}") + 1]) for block in blocks]
+
+
+@pytest.mark.parametrize("length", [700, 2990, 300_000])
+def test_a_request_is_shown_with_its_whole_structure_however_long_its_text(job, main_cli, length):
+    text = "a" * (length - 4) + " end"
+    (main_cli.folder / "in.csv").write_text(f"id,body\n1,{text}\n")
+    short, whole = (main_cli("check", "job.toml", *v, MY_API_KEY=KEY).out for v in ((), ("-v",)))
+    (request,) = shown_requests(short)
+    assert (request["model"], request["max_output_tokens"]) == ("gpt-5-mini", 50)
+    assert request["input"].endswith(" end")
+    if length < 3000:
+        assert request["input"] == f"Sum: {text}"
+    else:
+        assert len(request["input"]) < 3000
+        assert "298,005 characters, shown with -v" in request["input"]
+    assert shown_requests(whole)[0]["input"] == f"Sum: {text}"
+
+
+def test_with_nothing_left_to_send_the_first_rows_show_what_they_would(job, main_cli):
+    main_cli("run", "job.toml", MY_API_KEY=KEY)
+    out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "0 to send" in out
+    assert "nothing is left to send; this is what the first rows would send:" in out
+    assert [request["input"] for request in shown_requests(out)] == [
+        f"Sum: text {n}" for n in range(3)
+    ]
