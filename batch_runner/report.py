@@ -171,7 +171,8 @@ def _unknown(bill: Bill) -> str:
     calls = f"{bill.unknown_calls:,} attempt{'s' * (bill.unknown_calls != 1)} of unknown billing"
     if bill.unbounded:
         return f"{calls}, without an upper bound"
-    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}"
+    more = " more" if bill.answered else ""
+    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}{more}"
 
 
 def _failed(summary: RunSummary) -> str:
