@@ -25,7 +25,7 @@ from batch_runner.logs import about
 from batch_runner.opening import open_work
 from batch_runner.outset import endings_of
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import TRANSIENT, Plan, requests, unfinished
+from batch_runner.plan import TRANSIENT, UNSENDABLE, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
@@ -147,7 +147,7 @@ def _dispatch(
         job=job,
         requests=requests(work.plan, work.table, work.builder, work.replay.index),
         to_send=work.plan.to_send,
-        done_before=work.plan.rows - work.plan.to_send,
+        done_before=_done_before(work),
         key=key,
         shares_model=work.builder.shares_model,
         biller=work.biller,
@@ -164,6 +164,18 @@ def _dispatch(
         on_result=options.on_result,
         log=log,
     )
+
+
+def _done_before(work: Work) -> int:
+    """Rows that have ended and are not sent now; what is left for a later run is not done."""
+    plan, index = work.plan, work.replay.index
+    left = index.endings(
+        entry
+        for entry, is_wanted in zip(plan.entries, plan.wanted, strict=True)
+        if not is_wanted and entry != UNSENDABLE
+    )
+    later = sum(n for (status, code), n in left.items() if unfinished(status, code))
+    return plan.rows - plan.to_send - later
 
 
 def _apply_changes(work: Work, options: RunOptions) -> None:
