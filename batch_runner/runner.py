@@ -38,6 +38,7 @@ from batch_runner.work import Work, journal_settings, remember_job
 log = logging.getLogger("batch_runner")
 
 _DEFAULTS = RunOptions()
+_NEVER_ASKED = (RowStatus.PENDING, None)
 _KEEP = {OnChange.KEEP: True, OnChange.GUARD: None}
 """Whether changed rows keep their answers; None: as the last run was told."""
 
@@ -220,12 +221,15 @@ def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
 
 def _left_alone(work: Work, options: RunOptions, rows: int) -> str:
     """Rows that are not sent for what the journal says of them."""
+    endings = endings_of(work.plan, work.replay.index, copies=False)
     if options.wanted is not unfinished:
-        return f"{rows:,} left alone"
-    plan, index = work.plan, work.replay.index
+        never = 0 if options.wanted(*_NEVER_ASKED) else endings[_NEVER_ASKED]
+        words = [f"{rows - never:,} left alone"] if rows > never else []
+        words += [f"{never:,} never asked (batch-runner run sends them)"] if never else []
+        return ", ".join(words)
     failed = sum(
         n
-        for (status, code), n in endings_of(plan, index, copies=False).items()
+        for (status, code), n in endings.items()
         if status is RowStatus.FAILED and code is not None and code not in TRANSIENT
     )
     words = [f"{rows - failed:,} done before"] if rows > failed else []

@@ -185,6 +185,13 @@ def test_limit_sends_so_many_and_the_output_marks_the_rest_as_pending(work):
     assert work("run", "-n", "-3") == 2
 
 
+def test_retry_points_to_run_for_rows_that_were_never_asked(work):
+    work("run", "-n", "1")
+    assert work("retry") == 0
+    words = "0 to send, 1 left alone, 3 never asked (batch-runner run sends them)"
+    assert words in work.ran.err
+
+
 def test_a_dry_run_sends_writes_and_keeps_nothing(work):
     before = sorted(work.folder.rglob("*"))
     assert work("run", "--dry-run") == 0
