@@ -4,10 +4,11 @@ import csv
 import fcntl
 import json
 import os
+import subprocess
 
 import pytest
 
-from batch_runner.journal import RunDirectory, read_manifest
+from batch_runner.journal import RunDirectory, read_manifest, take_lock
 
 
 @pytest.fixture
@@ -169,6 +170,21 @@ def test_a_lock_that_is_held_is_75_unless_asked_otherwise(work):
         os.close(holder)
     assert work.calls() == 0
     assert work("run", "--if-locked", "wait") == 0
+
+
+def test_a_run_that_waits_says_at_once_and_once_for_whom(work, run_cli):
+    directory = RunDirectory(work.folder / "out.csv.run")
+    directory.create()
+    with take_lock(directory):
+        child = run_cli.start("run", "job.toml", "--if-locked", "wait")
+        said = child.stderr.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(timeout=0.5)
+    _, rest = child.communicate(timeout=30)
+    assert f"waiting for another run (pid {os.getpid()} on " in said
+    assert " since 20" in said
+    assert "waiting" not in rest
+    assert child.returncode == 0
 
 
 # Options of run
