@@ -65,7 +65,7 @@ class CheckReport:
         """For people; `whole`: with texts of any length."""
         about = "" if self.tokens_exact else "about "
         but = ", but a run would refuse to start" if self.refusal else ""
-        but = ", but there is no key" if self.key_problem else but
+        but = ", but no API key is set" if self.key_problem else but
         yield f"{self.job}: job, columns, templates and output are fine{but}"
         rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
         yield f"input    {self.input}: {rows} (columns: {', '.join(self.columns)})"

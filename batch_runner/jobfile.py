@@ -164,7 +164,9 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
     if not key:
         state = "empty" if name in environment else "not set"
         raise UsageError(
-            f"the environment variable {name} is {state}", hint=f"export {name}=..., then run again"
+            f"the environment variable {name} is {state}",
+            hint=f"export {name}=..., then run again; or try it without a key: "
+            "--local asks a small model on this machine",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(

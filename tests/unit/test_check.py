@@ -62,6 +62,9 @@ def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
     assert ran.code == 2
     assert "Sum: text 0" in ran.out
     assert "MY_API_KEY is not set" in ran.err
+    assert "output are fine, but no API key is set" in ran.out  # `key` is also a column
+    assert "export MY_API_KEY=..." in ran.err
+    assert "without a key: --local" in ran.err
 
 
 def test_quiet_says_nothing_when_all_is_well(job, main_cli):
