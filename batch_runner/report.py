@@ -120,6 +120,8 @@ def _verdict(summary: RunSummary) -> str:
 
 def _pace(summary: RunSummary) -> str:
     took = duration(summary.elapsed_seconds)
+    if summary.dry_run:
+        return f"dry run: nothing was sent or written   {took}"
     if not summary.sent:
         return took
     pace = f"{summary.rows_per_second:.1f} rows/s"

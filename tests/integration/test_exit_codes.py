@@ -217,6 +217,12 @@ def test_a_dry_run_sends_writes_and_keeps_nothing(work):
     assert sorted(work.folder.rglob("*")) == before
 
 
+def test_a_dry_run_says_that_it_was_one_and_how_the_rows_stand(work):
+    work("run", "-n", "1")
+    assert work("run", "--dry-run") == 0
+    assert "4 rows: 1 ok, 3 pending   dry run: nothing was sent or written" in work.ran.err
+
+
 def test_a_dry_run_needs_no_key_and_a_run_does(work):
     other = ["--base-url", "https://gateway.example/v1"]
     assert work("run", "--dry-run", *other) == 0
