@@ -48,6 +48,7 @@ class CheckReport:
     output: str
     endpoint: str
     model: str
+    model_in_words: str
     key_source: str
     key_problem: UsageError | None = None
     """Why a run would refuse to start. All else has been looked at nevertheless."""
@@ -79,7 +80,7 @@ class CheckReport:
         if self.duplicates:
             rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
             yield f"         {rows} for the same as another (run --dedupe sends it once)"
-        yield f"endpoint {self.model} at {self.endpoint}, {self.key_source}"
+        yield f"endpoint {self.model_in_words} at {self.endpoint}, {self.key_source}"
         yield f"output   {self.output}"
         for warning in self.warnings:
             yield f"note     {warning}"
@@ -145,6 +146,7 @@ def check(job: JobSpec) -> CheckReport:
             output=str(job.output_path),
             endpoint=job.endpoint.base_url,
             model=job.model,
+            model_in_words=job.model_in_words,
             key_source=source,
             key_problem=key_problem,
             refusal=refused,

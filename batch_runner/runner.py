@@ -143,7 +143,7 @@ def _dispatch(
         "to_send": work.plan.to_send,
     }
     extra = {"event": "run_start", "fields": fields}
-    log.info("%s at %s, %s", job.model, url, key_source(job, key), extra=extra)
+    log.info("%s at %s, %s", job.model_in_words, url, key_source(job, key), extra=extra)
     return Dispatch(
         job=job,
         requests=requests(work.plan, work.table, work.builder, work.replay.index),

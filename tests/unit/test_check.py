@@ -161,3 +161,12 @@ def test_with_nothing_left_to_send_the_first_rows_show_what_they_would(job, main
     assert [request["input"] for request in shown_requests(out)] == [
         f"Sum: text {n}" for n in range(3)
     ]
+
+
+def test_a_model_for_each_row_is_called_so_and_not_by_its_template(job, main_cli, fault_server):
+    path = main_cli.folder / "job.toml"
+    path.write_text(path.read_text().replace('"gpt-5-mini"', '"{{ id }}"'))
+    for command in ("check", "run"):
+        ran = main_cli(command, "job.toml", MY_API_KEY=KEY)
+        assert f"each row's own model at {fault_server.url}" in ran.out + ran.err
+        assert "{{" not in ran.out + ran.err
