@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from batch_runner.changes import other_model
@@ -27,6 +28,7 @@ from batch_runner.work import Work
 
 
 SHOWN_REQUESTS = 3
+SHOWN_FILES = 3
 LONGEST_TEXT = 3000
 SHOWN_HEAD, SHOWN_TAIL = 1600, 400
 """Of a longer text, the task often stands at its end: what is cut is in the middle, and no trifle."""
@@ -142,7 +144,7 @@ def check(job: JobSpec) -> CheckReport:
             without_request=plan.unsendable.total(),
             first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
             duplicates=plan.duplicates,
-            input=", ".join(map(str, work.table.paths[:3])),
+            input=_files(work.table.paths),
             output=str(job.output_path),
             endpoint=job.endpoint.base_url,
             model=job.model,
@@ -238,6 +240,11 @@ def _notes(job: JobSpec) -> Iterator[str]:
         yield f"notify.ping_url_env: {variable} is not set, so nobody would be told"
     elif variable is not None and ping_url(url) is None:
         yield f"notify.ping_url_env: {variable} holds no http(s) URL (value not shown)"
+
+
+def _files(paths: Sequence[Path]) -> str:
+    some = ", ".join(map(str, paths[:SHOWN_FILES]))
+    return some if len(paths) <= SHOWN_FILES else f"{len(paths):,} files, such as {some}"
 
 
 def _requests(work: Work) -> Iterator[Request]:

@@ -170,3 +170,15 @@ def test_a_model_for_each_row_is_called_so_and_not_by_its_template(job, main_cli
         ran = main_cli(command, "job.toml", MY_API_KEY=KEY)
         assert f"each row's own model at {fault_server.url}" in ran.out + ran.err
         assert "{{" not in ran.out + ran.err
+
+
+def test_of_many_files_it_says_how_many(job, main_cli):
+    (main_cli.folder / "many").mkdir()
+    for n in range(200):
+        (main_cli.folder / f"many/{n:03}.csv").write_text(f"id,body\n{n},text\n")
+    out = main_cli("check", "job.toml", "-i", "many/*.csv", MY_API_KEY=KEY).out
+    assert "input    200 files, such as " in out
+    assert "002.csv: 200 rows" in out
+    for n in range(3, 200):
+        (main_cli.folder / f"many/{n:03}.csv").unlink()
+    assert "such as" not in main_cli("check", "job.toml", "-i", "many/*.csv", MY_API_KEY=KEY).out
