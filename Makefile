@@ -83,6 +83,8 @@ lock: install ## write constraints.txt from what is installed now
 build: install ## sdist, and the wheel that it gives, into dist/
 	$(BIN)/python -m build --outdir $(DIST)
 
-clean: ## remove .venv, caches and demo output
-	rm -rf $(VENV) dist build out .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, caches, builds and the output of the demo; other answers in out/ stay
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache out/demo.*
+	@# Answers in out/ were paid for: the folder goes only if nothing is left in it.
+	@if [ -d out ] && ! rmdir out 2>/dev/null; then echo "out/ stays: it holds what other jobs wrote"; fi
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

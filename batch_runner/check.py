@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from batch_runner.changes import other_model
@@ -21,12 +22,16 @@ from batch_runner.progress import ProgressStyle
 from batch_runner.records import Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
+from batch_runner.tables import ignore
 from batch_runner.tokens import counter_for, uncounted
 from batch_runner.work import Work
 
 
 SHOWN_REQUESTS = 3
-SHOWN_CHARACTERS = 600
+SHOWN_FILES = 3
+LONGEST_TEXT = 3000
+SHOWN_HEAD, SHOWN_TAIL = 1600, 400
+"""Of a longer text, the task often stands at its end: what is cut is in the middle, and no trifle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class CheckReport:
     output: str
     endpoint: str
     model: str
+    model_in_words: str
     key_source: str
     key_problem: UsageError | None = None
     """Why a run would refuse to start. All else has been looked at nevertheless."""
@@ -58,11 +64,11 @@ class CheckReport:
     columns: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
-    def lines(self) -> Iterator[str]:
-        """For people."""
+    def lines(self, *, whole: bool = False) -> Iterator[str]:
+        """For people; `whole`: with texts of any length."""
         about = "" if self.tokens_exact else "about "
         but = ", but a run would refuse to start" if self.refusal else ""
-        but = ", but there is no key" if self.key_problem else but
+        but = ", but no API key is set" if self.key_problem else but
         yield f"{self.job}: job, columns, templates and output are fine{but}"
         rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
         yield f"input    {self.input}: {rows} (columns: {', '.join(self.columns)})"
@@ -76,16 +82,18 @@ class CheckReport:
         if self.duplicates:
             rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
             yield f"         {rows} for the same as another (run --dedupe sends it once)"
-        yield f"endpoint {self.model} at {self.endpoint}, {self.key_source}"
+        yield f"endpoint {self.model_in_words} at {self.endpoint}, {self.key_source}"
         yield f"output   {self.output}"
         for warning in self.warnings:
             yield f"note     {warning}"
         if self.key_problem is not None and self.refusal is not None:
             yield f"note     with a key, a run would refuse: {self.refusal}"
+        if self.shown and not self.to_send:
+            yield "nothing is left to send; this is what the first rows would send:"
         for request, tokens in zip(self.shown, self.tokens, strict=True):
             name = f" ({request.label})" if request.label else ""
             yield f"--- row {request.row + 1}{name}, {about}{tokens:,} input tokens"
-            yield _readable(request.body)
+            yield _readable(json.loads(request.body), whole=whole)
         if self.uncounted:
             yield f"not counted: {', '.join(sorted(self.uncounted))}"
 
@@ -136,10 +144,11 @@ def check(job: JobSpec) -> CheckReport:
             without_request=plan.unsendable.total(),
             first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
             duplicates=plan.duplicates,
-            input=", ".join(map(str, work.table.paths[:3])),
+            input=_files(work.table.paths),
             output=str(job.output_path),
             endpoint=job.endpoint.base_url,
             model=job.model,
+            model_in_words=job.model_in_words,
             key_source=source,
             key_problem=key_problem,
             refusal=refused,
@@ -171,8 +180,8 @@ class ProbeReport:
         stopped = self.summary.exit_code not in (ExitCode.DONE, ExitCode.ROWS_FAILED)
         return self.summary.exit_code if stopped else ExitCode.DONE
 
-    def lines(self) -> Iterator[str]:
-        """For people."""
+    def lines(self, *, whole: bool = False) -> Iterator[str]:
+        """For people; `whole`: with texts of any length."""
         if self.request is None:
             yield "--- probe: no row is left to do"
             return
@@ -180,15 +189,15 @@ class ProbeReport:
         if not self.key_source.startswith("no key"):
             yield f"authorization: Bearer {MASK} ({self.key_source})"
         yield "content-type: application/json"
-        yield _readable(self.request.body)
+        yield _readable(json.loads(self.request.body), whole=whole)
         if self.result is None:
             yield f"--- no answer: {self.summary.stop_reason}"
             return
         yield f"--- {row_line(self.result)}"
         if self.result.reply is not None:
-            yield _cut(json.dumps(self.result.reply, indent=2, ensure_ascii=False), 4)
+            yield _readable(self.result.reply, whole=whole)
         elif self.result.ending.text:
-            yield _cut(self.result.ending.text, 4)
+            yield self.result.ending.text if whole else _cut(self.result.ending.text)
 
     def to_json(self) -> dict[str, Any]:
         request, result = self.request, self.result
@@ -214,7 +223,7 @@ def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
     return ProbeReport(
         url=f"{job.endpoint.base_url}/responses",
         key_source=checked.key_source,
-        request=checked.shown[0] if checked.shown else None,
+        request=checked.shown[0] if checked.to_send else None,
         result=answers[0] if answers else None,
         summary=summary,
     )
@@ -233,15 +242,34 @@ def _notes(job: JobSpec) -> Iterator[str]:
         yield f"notify.ping_url_env: {variable} holds no http(s) URL (value not shown)"
 
 
+def _files(paths: Sequence[Path]) -> str:
+    some = ", ".join(map(str, paths[:SHOWN_FILES]))
+    return some if len(paths) <= SHOWN_FILES else f"{len(paths):,} files, such as {some}"
+
+
 def _requests(work: Work) -> Iterator[Request]:
-    return requests(work.plan, work.table, work.builder, work.replay.index)
+    """What would be sent; where nothing is left, what the first rows ask for all the same."""
+    if work.plan.to_send:
+        return requests(work.plan, work.table, work.builder, work.replay.index)
+    rows = work.table.rows(columns=work.builder.columns, on_bad=ignore)
+    return (built for row in rows if isinstance(built := work.builder.build(row), Request))
 
 
-def _readable(body: bytes) -> str:
-    return _cut(json.dumps(json.loads(body), indent=2, ensure_ascii=False), 1)
+def _readable(value: Any, *, whole: bool) -> str:
+    return json.dumps(value if whole else _with_texts_cut(value), indent=2, ensure_ascii=False)
 
 
-def _cut(text: str, times: int) -> str:
-    """At most `times` x `SHOWN_CHARACTERS` of the text, and how much is missing."""
-    most = times * SHOWN_CHARACTERS
-    return text if len(text) <= most else f"{text[:most]}\n  ... ({len(text):,} characters in all)"
+def _with_texts_cut(value: Any) -> Any:
+    """Names and structure stay, however long the texts are."""
+    if isinstance(value, dict):
+        return {name: _with_texts_cut(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_texts_cut(inner) for inner in value]
+    return _cut(value) if isinstance(value, str) else value
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        return text
+    missing = f" ... {len(text) - SHOWN_HEAD - SHOWN_TAIL:,} characters, shown with -v ... "
+    return text[:SHOWN_HEAD] + missing + text[-SHOWN_TAIL:]

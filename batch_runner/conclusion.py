@@ -32,10 +32,14 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     storage_failed = summary.exit_code is ExitCode.STORAGE
     results = bill_of_results(work, dispatch)
     summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
-    if not (options.dry_run or storage_failed):
+    if options.dry_run:
+        summary.dry_run = True
+        _count_rows(summary, work)
+        return summary
+    if not storage_failed:
         leave_all(work, dispatch, results)
     stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
-    if options.dry_run or not options.write_output:
+    if not options.write_output:
         return summary
     if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
         summary.elapsed_seconds = time.time() - work.started_at

@@ -62,6 +62,8 @@ class BatchRunnerError(Exception):
         super().__init__(message)
         self.hint = hint
         """One sentence: the way out. Empty when the message already shows it."""
+        if hint:
+            self.add_note(f"hint: {hint}")  # for tracebacks and notebooks
 
 
 class UsageError(BatchRunnerError):

@@ -101,7 +101,7 @@ def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str
     else:
         words = f"{ok:,} of {rows:,} rows are answered, {', '.join(others)}."
     facts = [
-        one_line(work.job.model, 80),
+        one_line(work.job.model_in_words, 80),
         work.job.endpoint.base_url,
         *([moment(findings.courses[0].started_at)] if summary.bill.calls else []),
     ]

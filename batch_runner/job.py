@@ -286,6 +286,11 @@ class JobSpec:
         return str(self.request["model"])
 
     @property
+    def model_in_words(self) -> str:
+        """For people: a template names a model for each row, which none of them is called."""
+        return "each row's own model" if "{{" in self.model or "{%" in self.model else self.model
+
+    @property
     def output_path(self) -> Path:
         return Path(self.output.path)
 

@@ -73,15 +73,17 @@ def load_job(
     path: str | Path | None,
     overrides: Overrides = _NONE,
     *,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> JobSpec:
     """The job in `path` with environment, `--set` and flags laid over it, in that order.
 
+    No `environment` means that of the process: as a default, `help()` would print its secrets.
     Without a path the flags alone must describe the job, or lie over `JobSpec.given` of one that
     was described so before. Raises JobError, naming file, key and
     value, when anything is missing, unknown or wrong.
     """
+    environment = os.environ if environment is None else environment
     if path is None:
         tables, origin, folder, name = {}, "command line", Path.cwd(), ""
         if given is not None:
@@ -152,11 +154,12 @@ def _laid_over(
         yield key, _from_here(key, value), f"--{flag.replace('_', '-')}"
 
 
-def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | None:
+def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str | None:
     """The key to send: None only for an endpoint on this machine that names no variable.
 
     Raises UsageError for a key that is missing or cannot be sent. Never repeats it.
     """
+    environment = os.environ if environment is None else environment
     name = job.endpoint.api_key_env
     if name is None:
         name = DEFAULT_KEY_VARIABLE
@@ -173,7 +176,9 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
     if not key:
         state = "empty" if name in environment else "not set"
         raise UsageError(
-            f"the environment variable {name} is {state}", hint=f"export {name}=..., then run again"
+            f"the environment variable {name} is {state}",
+            hint=f"export {name}=..., then run again; or try it without a key: "
+            "--local asks a small model on this machine",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(

@@ -183,8 +183,10 @@ class _Reading:
             if name in request:
                 raise self.error(f"request.{name}", f"belongs to {home}")
         if "model" not in request:
+            near = difflib.get_close_matches("model", request, n=1, cutoff=_NEAR)
+            missing = f"missing, did you mean it by {near[0]!r}?" if near else "missing"
             hint = 'add model = "..." under [request], or pass -m'
-            raise self.error("request.model", "missing", hint=hint)
+            raise self.error("request.model", missing, hint=hint)
         self.check_json(request, place="request")
         self.value(read.filled, request["model"], place="request.model")
         cap = request.get("max_output_tokens")
@@ -226,6 +228,7 @@ class _Reading:
         return JobError(f"{origin}: {place}: {problem}", hint=hint)
 
 
+_NEAR = 0.6
 _FLAGS = {"input.path": "-i", "output.path": "-o"}
 _HIDDEN = "(value not shown)"
 _LONGEST_SHOWN = 100
@@ -280,5 +283,5 @@ def _check_together(job: JobSpec) -> None:
 
 def _did_you_mean(word: str, choices: Iterable[str]) -> str:
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=_NEAR)
     return f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(choices)})"

@@ -1,6 +1,7 @@
 """Opens a job: input against journal, everything checked that can be before money is spent."""
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
 from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
+    Holder,
     LockPolicy,
     Manifest,
     Replay,
@@ -37,6 +39,9 @@ from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Format, Table, open_table, suggest_delimiter
 from batch_runner.work import Work
+
+
+log = logging.getLogger("batch_runner")
 
 
 @contextmanager
@@ -67,7 +72,8 @@ def open_work(
     with ExitStack() as stack:
         if lock is not None:
             made = missing_folders(directory)
-            stack.enter_context(take_lock(make_run_directory(job), policy=lock))
+            place = make_run_directory(job)
+            stack.enter_context(take_lock(place, policy=lock, on_wait=partial(_say_waiting, job)))
             stack.enter_context(removed_if_refused(directory, made))  # while the lock is held
         before = _left_word(directory)
         if dedupe is None:  # copies must not turn into rows to pay for
@@ -182,3 +188,7 @@ def _warn(work: Work) -> None:
             f"{damaged} damaged places in the journal: batch-runner verify tells; "
             "rows that stood there are asked again"
         )
+
+
+def _say_waiting(job: JobSpec, holder: Holder) -> None:
+    log.info("%s: waiting for %s to end", job.name, holder, extra={"event": "waiting"})

@@ -35,6 +35,7 @@ class Snapshot:
     done: int
     """Rows finished, those of earlier runs included."""
     total: int
+    """Those, and all that this run is to send; without those it leaves for later."""
     ok: int
     failed: int
     in_flight: int
@@ -95,6 +96,12 @@ def count(number: float) -> str:
             scaled = number / (1e3 if unit == "k" else size)
             return f"{scaled:#.3g}".rstrip(".") + unit
     return f"{number:,.0f}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`67%`; 100% only when nothing is missing."""
+    share = round(100 * part / whole) if whole else 100
+    return f"{min(share, 99) if part < whole else share}%"
 
 
 def dollars(amount: Decimal | None) -> str:
@@ -252,15 +259,18 @@ class Silence:
 
 
 def heartbeat(snapshot: Snapshot) -> str:
-    share = 100 * snapshot.done / snapshot.total if snapshot.total else 100.0
+    """What is not known is left out: a number without it would stand for something else."""
     eta = snapshot.eta_seconds
-    return (
-        f"{snapshot.done:,}/{snapshot.total:,} {share:.0f}%  ok {snapshot.ok:,} "
-        f"failed {snapshot.failed:,}  in flight {snapshot.in_flight} "
-        f"(oldest {duration(snapshot.oldest_seconds)}, limit {snapshot.limit})  "
-        f"{snapshot.rows_per_second:.1f} rows/s {count(snapshot.tokens_per_second)} tok/s  "
-        f"{dollars(snapshot.cost)}  eta {duration(eta) if eta is not None else 'unknown'}"
-    )
+    oldest = duration(snapshot.oldest_seconds)
+    words = [
+        f"{snapshot.done:,}/{snapshot.total:,} {percent(snapshot.done, snapshot.total)}",
+        f"ok {snapshot.ok:,} failed {snapshot.failed:,}",
+        f"in flight {snapshot.in_flight} (oldest {oldest}, limit {snapshot.limit})",
+        f"{snapshot.rows_per_second:.1f} rows/s {count(snapshot.tokens_per_second)} tok/s",
+        *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
+        *([f"eta {duration(eta)}"] if eta is not None else []),
+    ]
+    return "  ".join(words)
 
 
 def display_for(

@@ -120,6 +120,8 @@ def _verdict(summary: RunSummary) -> str:
 
 def _pace(summary: RunSummary) -> str:
     took = duration(summary.elapsed_seconds)
+    if summary.dry_run:
+        return f"dry run: nothing was sent or written   {took}"
     if not summary.sent:
         return took
     pace = f"{summary.rows_per_second:.1f} rows/s"
@@ -171,7 +173,8 @@ def _unknown(bill: Bill) -> str:
     calls = f"{bill.unknown_calls:,} attempt{'s' * (bill.unknown_calls != 1)} of unknown billing"
     if bill.unbounded:
         return f"{calls}, without an upper bound"
-    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}"
+    more = " more" if bill.answered else ""
+    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}{more}"
 
 
 def _failed(summary: RunSummary) -> str:

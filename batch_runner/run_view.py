@@ -66,7 +66,7 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
         ("Input", ", ".join(job.input.path)),
         ("Key column", "/".join(job.input.key) or None),
         ("Output", summary.output or f"{job.output_path} (not written yet)"),
-        ("Model asked for", job.model),
+        ("Model asked for", job.model_in_words),
         ("Model that answered", answered_by or None),
         (
             "Parameters",

@@ -25,7 +25,7 @@ from batch_runner.logs import about
 from batch_runner.opening import open_work
 from batch_runner.outset import endings_of
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import TRANSIENT, Plan, requests, unfinished
+from batch_runner.plan import TRANSIENT, UNSENDABLE, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
@@ -38,6 +38,7 @@ from batch_runner.work import Work, journal_settings, remember_job
 log = logging.getLogger("batch_runner")
 
 _DEFAULTS = RunOptions()
+_NEVER_ASKED = (RowStatus.PENDING, None)
 _KEEP = {OnChange.KEEP: True, OnChange.GUARD: None}
 """Whether changed rows keep their answers; None: as the last run was told."""
 
@@ -144,12 +145,12 @@ def _dispatch(
         "to_send": work.plan.to_send,
     }
     extra = {"event": "run_start", "fields": fields}
-    log.info("%s at %s, %s", job.model, url, key_source(job, key), extra=extra)
+    log.info("%s at %s, %s", job.model_in_words, url, key_source(job, key), extra=extra)
     return Dispatch(
         job=job,
         requests=requests(work.plan, work.table, work.builder, work.replay.index),
         to_send=work.plan.to_send,
-        done_before=work.plan.rows - work.plan.to_send,
+        done_before=_done_before(work),
         key=key,
         shares_model=work.builder.shares_model,
         biller=work.biller,
@@ -166,6 +167,18 @@ def _dispatch(
         on_result=options.on_result,
         log=log,
     )
+
+
+def _done_before(work: Work) -> int:
+    """Rows that have ended and are not sent now; what is left for a later run is not done."""
+    plan, index = work.plan, work.replay.index
+    left = index.endings(
+        entry
+        for entry, is_wanted in zip(plan.entries, plan.wanted, strict=True)
+        if not is_wanted and entry != UNSENDABLE
+    )
+    later = sum(n for (status, code), n in left.items() if unfinished(status, code))
+    return plan.rows - plan.to_send - later
 
 
 def _apply_changes(work: Work, options: RunOptions) -> None:
@@ -210,12 +223,15 @@ def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
 
 def _left_alone(work: Work, options: RunOptions, rows: int) -> str:
     """Rows that are not sent for what the journal says of them."""
+    endings = endings_of(work.plan, work.replay.index, copies=False)
     if options.wanted is not unfinished:
-        return f"{rows:,} left alone"
-    plan, index = work.plan, work.replay.index
+        never = 0 if options.wanted(*_NEVER_ASKED) else endings[_NEVER_ASKED]
+        words = [f"{rows - never:,} left alone"] if rows > never else []
+        words += [f"{never:,} never asked (batch-runner run sends them)"] if never else []
+        return ", ".join(words)
     failed = sum(
         n
-        for (status, code), n in endings_of(plan, index, copies=False).items()
+        for (status, code), n in endings.items()
         if status is RowStatus.FAILED and code is not None and code not in TRANSIENT
     )
     words = [f"{rows - failed:,} done before"] if rows > failed else []

@@ -12,7 +12,7 @@ from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.errors import RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
-from batch_runner.progress import dollars
+from batch_runner.progress import dollars, dollars_at_most
 from batch_runner.records import Request, RowResult
 from batch_runner.tally import Tally
 
@@ -92,14 +92,20 @@ class Spending:
         )
 
     def _stop(self, budget: Budget, ceiling: Decimal | None) -> None:
-        held = budget.reserved
+        held, next_call = budget.reserved, dollars_at_most(budget.guess(ceiling))
         set_aside = f", has set {dollars(held)} aside for calls in flight" if held else ""
+        words = (
+            f"max_cost {dollars(budget.limit)} is used up: this run has spent "
+            f"{dollars(budget.spent)}{set_aside}, and the next call may cost {next_call}"
+        )
+        way_out = "a higher --max-cost"
+        if budget.guess(ceiling) > budget.limit:
+            words = f"max_cost {dollars(budget.limit)} is less than one call may cost: {next_call}"
+            way_out += " or a lower max_output_tokens"
         self.stop(
             RunStoppedError(
-                f"max_cost {dollars(budget.limit)} is used up: this run has spent "
-                f"{dollars(budget.spent)}{set_aside}, and the next call may cost "
-                f"{dollars(budget.guess(ceiling))}",
-                hint="run again with a higher --max-cost to go on; each run counts its own spending",
+                words,
+                hint=f"run again with {way_out} to go on; each run counts its own spending",
             )
         )
 

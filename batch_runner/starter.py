@@ -9,7 +9,7 @@ import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape, has_magic
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,16 @@ from typing import Any, TextIO
 
 from batch_runner.errors import InputError
 from batch_runner.records import Row
-from batch_runner.tables import CsvTable, Table, ignore, open_table, suggest_delimiter
+from batch_runner.tables import (
+    CsvTable,
+    Format,
+    Table,
+    format_of,
+    ignore,
+    likely_encoding,
+    open_table,
+    suggest_delimiter,
+)
 from batch_runner.tables.files import expand
 from batch_runner.tables.formats import COMPRESSION_SUFFIXES, FORMAT_OF_SUFFIX, inner_suffix
 
@@ -26,9 +35,12 @@ LOOKED_AT = 200
 """Rows that are enough to tell a key from a text."""
 MOST_FILES = 20
 """Of a folder, that are looked into."""
+MOST_BYTES = 1 << 26
+"""Of each of them, in which a byte that is not UTF-8 is looked for."""
 LONGEST_KEY = 60
 """Characters: what is longer is text that happens not to repeat."""
 
+UTF_8 = "utf-8"
 _KEY_NAME = re.compile(r"(?i)(?:^|[_\W])(?:id|key|uuid|guid|number|no)$|(?<=[a-z])(?:Id|ID|Key)$")
 _WORDS_OF_TEMPLATES = frozenset({
     "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if",
@@ -65,6 +77,7 @@ class _Source:
     files: tuple[Path, ...]
     beside: Path
     """The output goes beside this: the file, or the folder of all that the pattern can match."""
+    encoding: str = UTF_8
 
     @property
     def is_pattern(self) -> bool:
@@ -88,9 +101,10 @@ def starter_job(file: Path, *, folder: Path | None = None) -> str:
     the job will lie, for its paths are relative to it; None: unknown, so they are absolute. Raises
     InputError when no data can be read there.
     """
-    source = _source(file)
-    table = _opened(source.files)
-    rows = [*_first_rows(source.files, table)]
+    named = _source(file)
+    source = replace(named, encoding=_encoding(named.files))
+    table = _opened(source.files, source.encoding)
+    rows = [*_first_rows(source, table)]
     looks = [_look(name, rows) for name in _names(table.header, rows)]
     return "\n".join(_lines(source, table, rows, looks, folder)) + "\n"
 
@@ -136,14 +150,24 @@ def _only_suffix(folder: Path) -> str:
     return next(iter(found))
 
 
-def _first_rows(files: Sequence[Path], table: Table) -> Iterator[Row]:
+def _encoding(files: Sequence[Path]) -> str:
+    whole = [file.absolute() for file in files[:MOST_FILES]]
+    is_text = format_of(whole[0]) is not Format.PARQUET
+    # What cannot be read at all is told where it is opened.
+    can_be_read = is_text and all(file.is_file() for file in whole)
+    return likely_encoding(whole, most_bytes=MOST_BYTES) if can_be_read else UTF_8
+
+
+def _first_rows(source: _Source, table: Table) -> Iterator[Row]:
     """Of one file its first rows; of many some of each, for what names a row must do so in all."""
-    if len(files) == 1:
+    if len(source.files) == 1:
         yield from islice(table.rows(on_bad=ignore), LOOKED_AT)
         return
-    few = files[:MOST_FILES]
+    few = source.files[:MOST_FILES]
     for file in few:
-        yield from islice(_opened([file]).rows(on_bad=ignore), LOOKED_AT // len(few))
+        yield from islice(
+            _opened([file], source.encoding).rows(on_bad=ignore), LOOKED_AT // len(few)
+        )
 
 
 def redirected_to(stream: TextIO) -> Path | None:
@@ -180,6 +204,9 @@ def _lines(
     yield "[input]"
     later = "   # all files that are there when it is run" * source.is_pattern
     yield f"path = {_quoted(_placed(source.path, folder))}{later}"
+    if source.encoding != UTF_8:
+        look = "it is not UTF-8; this is a guess: look at the accents that check shows"
+        yield f"encoding = {_quoted(source.encoding)}   # {look}"
     if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(source.files[0]):
         yield f"delimiter = {_quoted(table.delimiter)}"
     if key is not None:
@@ -211,13 +238,13 @@ def _lines(
     yield f"path = {_quoted(_placed(output, folder))}"
 
 
-def _opened(files: Sequence[Path]) -> Table:
+def _opened(files: Sequence[Path], encoding: str) -> Table:
     whole = [file.absolute() for file in files]
-    table = open_table(whole)
+    table = open_table(whole, encoding=encoding)
     if isinstance(table, CsvTable) and len(table.header) == 1:
         likely = suggest_delimiter(table.header[0])
         if likely is not None and likely != table.delimiter:
-            return open_table(whole, delimiter=likely)
+            return open_table(whole, encoding=encoding, delimiter=likely)
     return table
 
 

@@ -17,7 +17,7 @@ from batch_runner.journal import Holder, Manifest, is_locked
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
-from batch_runner.progress import dollars, duration, tokens_in_words
+from batch_runner.progress import dollars, duration, percent, tokens_in_words
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_place import RunPlace
@@ -92,8 +92,18 @@ class Status:
 
     @property
     def finished(self) -> int:
-        statuses = self.statuses
-        return statuses.total() - statuses[RowStatus.PENDING]
+        """Rows that no run sends again by itself; without an input, all results there are."""
+        ended = sum(n for (status, _), n in self.endings.items() if status is not RowStatus.PENDING)
+        if self.rows is None:
+            return ended
+        ended = sum(n for (s, code), n in self.endings.items() if not unfinished(s, code))
+        # A `retry` going on sends rows that had ended for good.
+        return min(ended, self._own_rows - (self.to_send or 0))
+
+    @property
+    def _own_rows(self) -> int:
+        """Rows of the input with a call of their own."""
+        return (self.rows or 0) - self.sharing
 
     @property
     def eta_seconds(self) -> float | None:
@@ -131,13 +141,15 @@ class Status:
                 if found
                 else "no run has begun"
             )
-        total = self.rows - self.sharing
-        share = f" ({100 * self.finished / total:.0f}%)" if total else ""
+        total = self._own_rows
+        share = f" ({percent(self.finished, total)})" if total else ""
         words = [
             f"{self.job}: {self.finished:,} of {total:,} row{'s' * (total != 1)} finished{share}"
         ]
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
+        if self.to_send is not None and (later := total - self.finished - self.to_send):
+            words.append(f"{later:,} left for a later run")
         return ", ".join(words)
 
     def _state(self) -> str:

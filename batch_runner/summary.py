@@ -23,6 +23,8 @@ class RunSummary:
     started_at: float
     elapsed_seconds: float
     exit_code: ExitCode = ExitCode.DONE
+    dry_run: bool = False
+    """Nothing was sent or written: the rows stand as they did."""
     stop_reason: str | None = None
     """Why the run ended before its last row; None when it did not."""
     hint: str = ""

@@ -37,7 +37,7 @@ class Trouble:
         ):
             return
         self._told = True
-        begun = "no answer yet" if never_well else f"no answer for {lasted:.0f} s"
+        begun = "no answer in this run yet" if never_well else f"no answer for {lasted:.0f} s"
         when = f"next in {wait_seconds:.0f} s" if wait_seconds >= 0.5 else "at once"
         self._tell(f"{begun} from {self._url}: {problem.failure.message}; trying again ({when})")
 

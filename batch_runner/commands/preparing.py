@@ -65,7 +65,8 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.to_json() | ({"probe": probed.to_json()} if probed else {}))
     elif probed or problem or not arguments.quiet:
-        print_lines([*report.lines(), *(probed.lines() if probed else ())])
+        whole = bool(arguments.verbose)
+        print_lines([*report.lines(whole=whole), *(probed.lines(whole=whole) if probed else ())])
     if problem is not None:
         raise problem
     return ExitCode.DONE if probed is None else probed.exit_code

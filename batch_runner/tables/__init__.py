@@ -27,6 +27,7 @@ from batch_runner.tables.openai_batch import (
 )
 from batch_runner.tables.parquet import ParquetTable, open_parquet
 from batch_runner.tables.table import Table, check_new_columns
+from batch_runner.tables.text import likely_encoding
 
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "failures_path",
     "format_of",
     "ignore",
+    "likely_encoding",
     "open_table",
     "read_batch_lines",
     "refuse",

@@ -5,7 +5,7 @@ Bytes, because what is decoded and encoded again need not be what was there (cp9
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from batch_runner.tables.files import open_bytes, reading
 
 LINE_CAP = 64 << 20
 """Bytes of one line, or of one CSV record: a file without line ends must not fill the memory."""
+_PIECE_BYTES = 1 << 20
 
 _MARKS = (  # UTF-32 LE first: it begins with the mark of UTF-16 LE
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -115,6 +116,32 @@ def open_text(path: Path, declared: str) -> TextFile:
         if head.startswith(mark):
             return TextFile(path=path, encoding=encoding, mark=mark)
     return TextFile(path=path, encoding=_known(declared), mark=b"")
+
+
+def likely_encoding(paths: Sequence[Path], *, most_bytes: int) -> str:
+    """UTF-8 if the first bytes of the files can be that, else what Western files without it are in.
+
+    A guess: in latin-1 every byte is a character, and cp1250 cannot be told from it by its bytes.
+    """
+    for guess in ("utf-8", "cp1252"):
+        if all(_can_be(open_text(path, guess), most_bytes) for path in paths):
+            return guess
+    return "latin-1"
+
+
+def _can_be(text: TextFile, most_bytes: int) -> bool:
+    decoder = codecs.getincrementaldecoder(text.encoding)()
+    with reading(text.path), open_bytes(text.path) as file:
+        file.read(len(text.mark))
+        left = most_bytes
+        try:
+            while left > 0 and (piece := file.read(min(left, _PIECE_BYTES))):
+                left -= len(piece)
+                decoder.decode(piece)
+            decoder.decode(b"", final=left > 0)  # else the end may be in the middle of a character
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 def _known(declared: str) -> str:

@@ -4,10 +4,11 @@ import csv
 import fcntl
 import json
 import os
+import subprocess
 
 import pytest
 
-from batch_runner.journal import RunDirectory, read_manifest
+from batch_runner.journal import RunDirectory, read_manifest, take_lock
 
 
 @pytest.fixture
@@ -171,6 +172,21 @@ def test_a_lock_that_is_held_is_75_unless_asked_otherwise(work):
     assert work("run", "--if-locked", "wait") == 0
 
 
+def test_a_run_that_waits_says_at_once_and_once_for_whom(work, run_cli):
+    directory = RunDirectory(work.folder / "out.csv.run")
+    directory.create()
+    with take_lock(directory):
+        child = run_cli.start("run", "job.toml", "--if-locked", "wait")
+        said = child.stderr.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(timeout=0.5)
+    _, rest = child.communicate(timeout=30)
+    assert f"waiting for another run (pid {os.getpid()} on " in said
+    assert " since 20" in said
+    assert "waiting" not in rest
+    assert child.returncode == 0
+
+
 # Options of run
 
 
@@ -185,6 +201,13 @@ def test_limit_sends_so_many_and_the_output_marks_the_rest_as_pending(work):
     assert work("run", "-n", "-3") == 2
 
 
+def test_retry_points_to_run_for_rows_that_were_never_asked(work):
+    work("run", "-n", "1")
+    assert work("retry") == 0
+    words = "0 to send, 1 left alone, 3 never asked (batch-runner run sends them)"
+    assert words in work.ran.err
+
+
 def test_a_dry_run_sends_writes_and_keeps_nothing(work):
     before = sorted(work.folder.rglob("*"))
     assert work("run", "--dry-run") == 0
@@ -192,6 +215,12 @@ def test_a_dry_run_sends_writes_and_keeps_nothing(work):
     assert work("run", "--dry-run", "--fresh") == 0
     assert work.calls() == 0
     assert sorted(work.folder.rglob("*")) == before
+
+
+def test_a_dry_run_says_that_it_was_one_and_how_the_rows_stand(work):
+    work("run", "-n", "1")
+    assert work("run", "--dry-run") == 0
+    assert "4 rows: 1 ok, 3 pending   dry run: nothing was sent or written" in work.ran.err
 
 
 def test_a_dry_run_needs_no_key_and_a_run_does(work):

@@ -274,7 +274,12 @@ def test_each_run_counts_its_own_spending(cent_ground):
 
 
 def test_a_budget_too_small_for_one_call_begins_none(cent_ground):
-    assert run_cents(cent_ground, max_cost="0.005").exit_code is ExitCode.STOPPED
+    summary = run_cents(cent_ground, max_cost="0.005")
+    assert summary.exit_code is ExitCode.STOPPED
+    assert re.search(
+        r"^max_cost \$0\.00500 is less than one call may cost: \$0\.010\d", summary.stop_reason
+    )
+    assert "lower max_output_tokens" in summary.hint
     assert cent_ground.server.ledger.totals.received == 0
 
 

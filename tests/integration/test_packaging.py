@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -48,6 +49,22 @@ def test_everything_that_is_imported_is_declared():
     for file in (ROOT / "batch_runner").rglob("*.py"):
         for module in _imported(file):
             assert module in known | sys.stdlib_module_names, (file.name, module)
+
+
+def test_make_clean_keeps_every_answer_that_was_paid_for(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("nightly.jsonl.run", "demo.csv.run"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "manifest.json").write_text("{}")
+    (tmp_path / "out/demo.html").touch()
+    for paid, left in ((True, ["nightly.jsonl.run"]), (False, None)):
+        if not paid:
+            shutil.rmtree(tmp_path / "out/nightly.jsonl.run")
+        cleaned = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=True)
+        out = tmp_path / "out"
+        assert ([kept.name for kept in out.iterdir()] if out.exists() else None) == left, (
+            cleaned.stdout
+        )
 
 
 def test_the_constraints_hold_what_is_declared():

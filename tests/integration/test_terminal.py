@@ -180,7 +180,7 @@ def test_an_endpoint_that_nobody_serves_is_told_within_seconds_and_with_the_reas
                   "--set", "retry.max_wait=2s")  # fmt: skip
     assert ran.code == 3
     assert time.monotonic() - began < 20
-    told = "no answer yet from http://127.0.0.1:9/v1: connection failed: Connection refused"
+    told = "no answer in this run yet from http://127.0.0.1:9/v1: connection failed: Connection refused"
     assert ran.err.count(told) == 1
     assert ran.err.count("row 1: connection failed: Connection refused (127.0.0.1:9)") == 1
 

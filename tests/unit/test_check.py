@@ -62,6 +62,9 @@ def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
     assert ran.code == 2
     assert "Sum: text 0" in ran.out
     assert "MY_API_KEY is not set" in ran.err
+    assert "output are fine, but no API key is set" in ran.out  # `key` is also a column
+    assert "export MY_API_KEY=..." in ran.err
+    assert "without a key: --local" in ran.err
 
 
 def test_quiet_says_nothing_when_all_is_well(job, main_cli):
@@ -126,3 +129,56 @@ def test_the_first_row_without_a_request_is_named(job, main_cli):
     assert "1 row has no request, for an empty or unusable cell: the first is row 2" in out
     (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n3,\n")
     assert "2 rows have no request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
+
+
+def shown_requests(out):
+    """Each request as a person reads it, parsed."""
+    blocks = out.split("--- row ")[1:]
+    return [json.loads(block[block.index("{") : block.rindex("}") + 1]) for block in blocks]
+
+
+@pytest.mark.parametrize("length", [700, 2990, 300_000])
+def test_a_request_is_shown_with_its_whole_structure_however_long_its_text(job, main_cli, length):
+    text = "a" * (length - 4) + " end"
+    (main_cli.folder / "in.csv").write_text(f"id,body\n1,{text}\n")
+    short, whole = (main_cli("check", "job.toml", *v, MY_API_KEY=KEY).out for v in ((), ("-v",)))
+    (request,) = shown_requests(short)
+    assert (request["model"], request["max_output_tokens"]) == ("gpt-5-mini", 50)
+    assert request["input"].endswith(" end")
+    if length < 3000:
+        assert request["input"] == f"Sum: {text}"
+    else:
+        assert len(request["input"]) < 3000
+        assert "298,005 characters, shown with -v" in request["input"]
+    assert shown_requests(whole)[0]["input"] == f"Sum: {text}"
+
+
+def test_with_nothing_left_to_send_the_first_rows_show_what_they_would(job, main_cli):
+    main_cli("run", "job.toml", MY_API_KEY=KEY)
+    out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "0 to send" in out
+    assert "nothing is left to send; this is what the first rows would send:" in out
+    assert [request["input"] for request in shown_requests(out)] == [
+        f"Sum: text {n}" for n in range(3)
+    ]
+
+
+def test_a_model_for_each_row_is_called_so_and_not_by_its_template(job, main_cli, fault_server):
+    path = main_cli.folder / "job.toml"
+    path.write_text(path.read_text().replace('"gpt-5-mini"', '"{{ id }}"'))
+    for command in ("check", "run"):
+        ran = main_cli(command, "job.toml", MY_API_KEY=KEY)
+        assert f"each row's own model at {fault_server.url}" in ran.out + ran.err
+        assert "{{" not in ran.out + ran.err
+
+
+def test_of_many_files_it_says_how_many(job, main_cli):
+    (main_cli.folder / "many").mkdir()
+    for n in range(200):
+        (main_cli.folder / f"many/{n:03}.csv").write_text(f"id,body\n{n},text\n")
+    out = main_cli("check", "job.toml", "-i", "many/*.csv", MY_API_KEY=KEY).out
+    assert "input    200 files, such as " in out
+    assert "002.csv: 200 rows" in out
+    for n in range(3, 200):
+        (main_cli.folder / f"many/{n:03}.csv").unlink()
+    assert "such as" not in main_cli("check", "job.toml", "-i", "many/*.csv", MY_API_KEY=KEY).out

@@ -157,6 +157,17 @@ def test_what_is_missing_is_named_with_the_flag_that_gives_it(table, key):
     assert "or pass -" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("modle", "request.model: missing, did you mean it by 'modle'?"), ("user", "model: missing")],
+)
+def test_a_slip_in_the_name_of_the_model_is_told(name, said):
+    mapping = SMALLEST | {"request": {name: "m"}}
+    with pytest.raises(JobError) as caught:
+        job_from_mapping(mapping, origin="a.toml", folder=Path("/jobs"), default_name="a")
+    assert str(caught.value).endswith(said)
+
+
 def test_nothing_to_send_is_refused():
     mapping = SMALLEST | {"prompt": {}}
     with pytest.raises(JobError, match="nothing to send"):

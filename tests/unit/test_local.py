@@ -103,7 +103,9 @@ def test_a_server_that_dies_is_reported_with_its_first_complaint(monkeypatch, tm
         sys.exit("0.06.104.591 E srv         start: couldn't bind\\n0.06.104.7 E srv init: exiting")
         """,
     )
-    with pytest.raises(UsageError, match=r"port 8080 did not start: couldn't bind$") as caught:
+    with pytest.raises(
+        UsageError, match=r"port 8080 did not start: couldn't bind\nhint: "
+    ) as caught:
         LocalEndpoint(port=8080)
     assert "another port" in caught.value.hint
 

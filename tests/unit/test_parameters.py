@@ -42,6 +42,15 @@ def test_a_slip_or_the_word_of_another_api_is_told_with_what_is_meant(name, mean
     assert meant in note(name).partition("but")[2]
 
 
+@pytest.mark.parametrize("name", ["max_ouput_tokens", "max_tokens", "maxOutputTokens"])
+def test_a_slip_of_the_cap_says_that_nothing_bounds_the_cost(name):
+    assert note(name).endswith("; without that one, nothing bounds the cost of a call")
+    assert "bounds" not in note("temprature")
+    capped = " ".join(notes({"model": "m", "max_output_tokens": 9, name: 9}))
+    assert name in capped
+    assert "bounds" not in capped
+
+
 def test_the_parts_of_tables_are_looked_at_too():
     assert "is reasoning.effort meant" in note("reasoning", {"efort": "low"})
     assert "is text.verbosity meant" in note("text", {"verbosty": "low"})

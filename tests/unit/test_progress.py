@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from batch_runner import runner
 from batch_runner.progress import (
     HEARTBEAT_SECONDS,
     Bar,
@@ -82,9 +83,15 @@ def test_a_heartbeat_says_everything_on_one_line():
 
 def test_what_is_unknown_is_not_zero():
     line = heartbeat(replace(SNAPSHOT, cost=None, rows_per_second=0.0))
-    assert "unknown" in line
-    assert "$0" not in line
-    assert line.endswith("eta unknown")
+    assert line.endswith("0.0 rows/s 18.2k tok/s")
+    for word in ("unknown", "$", "eta"):
+        assert word not in line
+
+
+def test_all_is_100_percent_and_nothing_less_is():
+    assert heartbeat(replace(SNAPSHOT, done=19_999)).startswith("19,999/20,000 99%")
+    assert heartbeat(replace(SNAPSHOT, done=20_000)).startswith("20,000/20,000 100%")
+    assert heartbeat(replace(SNAPSHOT, done=0, total=0)).startswith("0/0 100%")
 
 
 def test_a_heartbeat_comes_once_a_minute(caplog):
@@ -203,3 +210,19 @@ def test_auto_is_a_bar_on_a_terminal_and_a_log_elsewhere(monkeypatch):
     assert choice(ProgressStyle.AUTO, io.StringIO()) is Bar
     kernel.get_ipython = lambda: None  # IPython is imported, and nobody runs in it
     assert choice(ProgressStyle.AUTO, io.StringIO()) is Heartbeat
+
+
+def test_rows_left_for_a_later_run_are_not_done(tmp_path, fault_server, main_cli, monkeypatch):
+    seen = []
+
+    def display_for(_style, first, **_more):
+        seen.append((first.done, first.total))
+        return Silence()
+
+    monkeypatch.setattr(runner, "display_for", display_for)
+    (tmp_path / "in.csv").write_text("body\n" + "".join(f"text {n}\n" for n in range(30)))
+    job = ["-i", "in.csv", "-o", "out.csv", "-m", "m", "-p", "{{ body }}"]
+    job += ["--base-url", fault_server.url]
+    for limit in ("1", "2", "27"):
+        assert main_cli("run", *job, "-n", limit).code == 0
+    assert seen == [(0, 1), (1, 3), (3, 30)]

@@ -81,6 +81,27 @@ def test_importing_loads_nothing_but_the_door():
     assert loaded == ["batch_runner"]
 
 
+def test_help_on_no_module_shows_the_environment():
+    code = (
+        "import pkgutil, pydoc, batch_runner as br\n"
+        "print(*(pydoc.render_doc(getattr(br, name)) for name in br.__all__ if name[0] != '_'))\n"
+        "for module in pkgutil.walk_packages(br.__path__, 'batch_runner.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        print(pydoc.render_doc(module.name))\n"
+    )
+    environment = {**os.environ, "OPENAI_API_KEY": "sk-0123456789abcdefghij"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "load_job" in ran.stdout
+    assert environment["OPENAI_API_KEY"] not in ran.stdout
+
+
 def test_the_version_is_the_one_of_the_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["hatch"]["version"]["path"] == "batch_runner/__init__.py"

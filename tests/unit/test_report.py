@@ -53,7 +53,7 @@ def summary(**changes):
 AS_SHOWN = """\
 article-summaries  20,000 rows: 19,962 ok (4,100 reused), 31 failed, 7 skipped   12m 41s, 26.3 rows/s
 tokens   in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)
-cost     $8.43 at list price (+$0.110 failed attempts; 3 attempts of unknown billing, at most $0.0131)
+cost     $8.43 at list price (+$0.110 failed attempts; 3 attempts of unknown billing, at most $0.0131 more)
 latency  p50 2.1s  p90 5.4s  p99 18s
 failed   19 content_filter, 9 max_output_tokens, 3 timeout     -> batch-runner retry jobs/summarize_articles.toml
 output   out/article_summaries.csv   report out/article_summaries.html"""
@@ -159,7 +159,7 @@ def test_this_run_and_all_runs_are_told_apart_where_they_differ():
         "cost     this run  $0.250 at list price",
         (
             "         in all    $8.43 at list price (+$0.110 failed attempts; "
-            "3 attempts of unknown billing, at most $0.0131)"
+            "3 attempts of unknown billing, at most $0.0131 more)"
         ),
     ]
     assert lines[5].startswith("latency  this run  p50")

@@ -56,6 +56,27 @@ def test_the_key_and_the_text_are_guessed(started):
     assert "3 rows" in text
 
 
+@pytest.mark.parametrize(
+    ("last", "encoding"),
+    [("Zoë: 5 €".encode("cp1252"), "cp1252"), (b"Zo\xeb \x81", "latin-1"), ("Zoë €".encode(), None),
+     (b"Zo\xeb", "cp1252")],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [3, 100_000])
+def test_a_file_that_is_not_utf_8_gets_a_job_that_reads_it(started, last, encoding, rows):
+    """However far behind the first rows the first such byte stands."""
+    content = b"id,body\n" + b"".join(b"%d,plain\n" % n for n in range(rows)) + b"x," + last + b"\n"
+    job, text = started("old.csv", content)
+    assert tomllib.loads(text)["input"].get("encoding") == encoding
+    assert ("# it is not UTF-8" in text) == (encoding is not None)
+    assert check(job).to_send == rows + 1
+
+
+def test_old_jsonl_is_read_too(started):
+    lines = [json.dumps({"id": n, "body": "Zoë"}, ensure_ascii=False) for n in range(3)]
+    job, _ = started("old.jsonl", "\n".join(lines).encode("latin-1"))
+    assert json.loads(check(job).shown[0].body)["input"].endswith("Zoë")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Two nights of data, and `init` over what is named, to `jobs/job.toml`."""

@@ -78,6 +78,20 @@ def test_before_the_first_run_nothing_is_known(place, tmp_path):
     assert not (tmp_path / "out.csv.run").exists()
 
 
+def test_rows_that_the_next_run_sends_again_are_not_finished_yet():
+    endings = Counter({OK: 98, (RowStatus.FAILED, "timeout"): 6, PENDING: 195,
+                       (RowStatus.FAILED, "bad_request"): 1})  # fmt: skip
+    idle = Status(job="j", rows=300, endings=endings, to_send=201)
+    assert idle.lines()[0] == "j: 99 of 300 rows finished (33%), 201 to send"
+    running = Status(job="j", rows=300, endings=endings, to_send=5, holder=Holder())
+    assert running.lines()[0].endswith(
+        "99 of 300 rows finished (33%), 5 to send, 196 left for a later run"
+    )
+    retry = Status(job="j", rows=300, endings=Counter({OK: 298, (RowStatus.FAILED, "bad_request"): 2}),
+                   to_send=2, holder=Holder())  # fmt: skip
+    assert retry.lines()[0].endswith("298 of 300 rows finished (99%), 2 to send")
+
+
 def test_after_a_run_it_tells_how_rows_ended_and_what_they_cost(place, run):
     assert run("-n", "2").code == 0
     status = read_status(place)

@@ -41,7 +41,7 @@ def test_the_first_attempts_that_fail_are_told_once_within_three_seconds(trouble
         trouble.heard(REFUSED, wait)
     assert told == [
         (
-            "no answer yet from http://127.0.0.1:9/v1: connection failed: Connection refused; "
+            "no answer in this run yet from http://127.0.0.1:9/v1: connection failed: Connection refused; "
             "trying again (next in 2 s)"
         )
     ]
