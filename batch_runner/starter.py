@@ -90,7 +90,7 @@ class _Source:
 
     @property
     def stem(self) -> str:
-        name = self.beside.absolute().name
+        name = os.path.basename(os.path.abspath(self.beside))  # noqa: PTH119, PTH100  # `..` has none
         return name if self.is_pattern else name.removesuffix(self.suffix)
 
 
@@ -250,11 +250,19 @@ def _opened(files: Sequence[Path], encoding: str) -> Table:
 
 def _output_folder(source: _Source, folder: Path | None) -> tuple[Path, str]:
     """Where the output goes, and why there."""
-    beside, what = source.beside.absolute().parent, "folder" if source.is_pattern else "input"
+    whole = source.beside.absolute()
+    beside, what = whole.parent, "folder" if source.is_pattern else "input"
     if os.access(beside, os.W_OK):
         why = ", where it is not taken for input" if source.is_pattern else ""
         return beside, f"beside the {what}{why}"
-    return (folder or Path()).absolute(), f"the folder of the {what} cannot be written to"
+    here = (folder or Path()).resolve()
+    if source.is_pattern and here.is_relative_to(whole.resolve()):
+        raise InputError(
+            f"{str(beside)!r} cannot be written to, and in {str(whole)!r} the output would be "
+            "taken for input by the next run",
+            hint=f"make the job elsewhere: cd to a folder of yours, batch-runner init {whole}",
+        )
+    return here, f"the folder of the {what} cannot be written to"
 
 
 def _usual_delimiter(file: Path) -> str:

@@ -122,6 +122,24 @@ def test_a_folder_of_which_no_job_can_be_made_is_told(folder, main_cli):
         assert all(words in told.err for words in said), told.err
 
 
+def test_the_output_never_lies_where_it_would_be_taken_for_input(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.csv").write_text("x\n1\n")
+    monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path)
+    with pytest.raises(InputError, match="would be taken for input") as caught:
+        starter_job(data, folder=data)
+    assert "init" in caught.value.hint
+    assert 'path = "data_answers.csv"' in starter_job(data, folder=tmp_path / "elsewhere")
+
+
+def test_a_folder_named_by_dots_gives_the_output_its_real_name(tmp_path, monkeypatch):
+    (tmp_path / "data" / "in").mkdir(parents=True)
+    (tmp_path / "data" / "a.csv").write_text("x\n1\n")
+    monkeypatch.chdir(tmp_path / "data" / "in")
+    assert "/data_answers.csv" in starter_job(Path(".."))
+
+
 def test_without_a_folder_paths_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text(CSV)
