@@ -107,8 +107,9 @@ class LocalEndpoint:
 
     def _refuse_silence(self, complaint: str, port: int, ready_seconds: float) -> None:
         status = self._process.poll()
-        end = "" if status is None else f" (exit status {status})"
-        raise _not_started(port, (complaint or f"not ready within {ready_seconds:g} s") + end)
+        late = f"not ready within {ready_seconds:g} s"
+        silent = late if status is None else f"it ended with exit status {status}"
+        raise _not_started(port, complaint or silent)
 
     def wait(self) -> int:
         """Exit status of the server, once it has ended by itself."""
