@@ -20,7 +20,7 @@ from batch_runner.journal import (
 )
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import RowResult
-from batch_runner.run_place import remembered
+from batch_runner.run_place import place_named, remembered, run_folder
 from batch_runner.tables.formats import inner_suffix
 
 
@@ -223,11 +223,15 @@ def _ledgers(places: Iterable[str | Path]) -> Iterator[_Ledger]:
 
 
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
+    if (run := run_folder(str(place))) is not None:
+        yield _remembered(run)
+        return
     if place.is_file() and inner_suffix(place) == ".jsonl":
         biller = Biller(PriceBook({}))
         yield _Ledger(job=place.name, path=place, biller=biller)
         return
     if not place.is_dir():
+        place_named(str(place))  # refuses a table that no run has written
         job = load_job(place)
         yield _Ledger(job=job.name, path=job.run_path, biller=biller_of(job))
         return

@@ -18,6 +18,8 @@ from batch_runner.values import ErrorLimit, Reader
 
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+COMMAND_LINE = "command line"
+"""The origin of a job that flags describe."""
 
 
 class InputFormat(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_runner import hosts
 from batch_runner.errors import JobError, UsageError
-from batch_runner.job import DEFAULT_BASE_URL, JobSpec, giver
+from batch_runner.job import COMMAND_LINE, DEFAULT_BASE_URL, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
 from batch_runner.redact import without_passwords
@@ -83,7 +83,7 @@ def load_job(
     value, when anything is missing, unknown or wrong.
     """
     if path is None:
-        tables, origin, folder, name = {}, "command line", Path.cwd(), ""
+        tables, origin, folder, name = {}, COMMAND_LINE, Path.cwd(), ""
         if given is not None:
             tables, folder = copy.deepcopy(given["tables"]), Path(given["folder"])
     else:

@@ -1,5 +1,6 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.disk import REAL_DISK, Disk
 from batch_runner.errors import BatchRunnerError, InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
-from batch_runner.journal import Manifest, RunDirectory, read_manifest
+from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
 from batch_runner.tables.formats import format_of
 
@@ -28,7 +29,7 @@ class RunPlace:
     """The run directory; there need not be one yet."""
     biller: Biller
     invocation: str | None = None
-    """What to type behind a command to mean the job; None when only its output is known."""
+    """What to type behind a command to mean the last run, else the job; None where nobody knows."""
 
     @property
     def directory(self) -> RunDirectory:
@@ -36,9 +37,33 @@ class RunPlace:
 
 
 def place_of_job(job: JobSpec) -> RunPlace:
+    manifest = read_manifest(RunDirectory(job.run_path).manifest)
     return RunPlace(
-        job=job.name, path=job.run_path, biller=biller_of(job), invocation=job.invocation
+        job=job.name,
+        path=job.run_path,
+        biller=biller_of(job),
+        invocation=last_invocation(manifest) or job.invocation,
     )
+
+
+def last_invocation(manifest: Manifest | DamagedManifest | None) -> str | None:
+    """What to type behind a command to mean the last run: its endpoint, its model, its output.
+
+    The job file alone may name others, which cost money. Paths are as they were typed where that
+    means the same here. None where no command line began that run.
+    """
+    typed = manifest.job.get("typed") if isinstance(manifest, Manifest) else None
+    if not isinstance(manifest, Manifest) or not typed:
+        return None
+    folder = manifest.job.get("typed_in")
+    if folder is None or Path(folder) == Path.cwd():
+        return str(typed)
+    words = shlex.split(typed)
+    for at, word in enumerate(words):
+        flag = words[at - 1] if at else "JOB"
+        if flag in ("--input", "--output") or (not at and not word.startswith("-")):
+            words[at] = str(Path(folder) / word)
+    return shlex.join(words)
 
 
 def place_named(name: str) -> RunPlace | None:
@@ -89,6 +114,7 @@ def remembered(path: Path) -> RunPlace:
         job=manifest.job["name"],
         path=path,
         biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
+        invocation=last_invocation(manifest),
     )
 
 

@@ -91,7 +91,7 @@ def report(arguments: argparse.Namespace) -> int:
 def _has_rows(arguments: argparse.Namespace) -> bool:
     """The output that stands in the place of a job is one of rows, not of a batch's requests."""
     before = described_before(arguments)
-    tables = before[1]["given"]["tables"] if before is not None else {}
+    tables = before[1].job["given"]["tables"] if before is not None else {}
     return before is not None and tables["input"].get("format") != InputFormat.OPENAI_BATCH
 
 
