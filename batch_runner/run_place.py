@@ -41,7 +41,7 @@ def place_of_job(job: JobSpec) -> RunPlace:
     return RunPlace(
         job=job.name,
         path=job.run_path,
-        biller=biller_of(job),
+        biller=biller_of(job, before=last_prices(manifest)),
         invocation=last_invocation(manifest) or job.invocation,
     )
 
@@ -64,6 +64,13 @@ def last_invocation(manifest: Manifest | DamagedManifest | None) -> str | None:
         if flag in ("--input", "--output") or (not at and not word.startswith("-")):
             words[at] = str(Path(folder) / word)
     return shlex.join(words)
+
+
+def last_prices(manifest: Manifest | DamagedManifest | None) -> Mapping[str, PriceSpec]:
+    """What the runs were told of prices, as by `--local`, which makes them nothing."""
+    if not isinstance(manifest, Manifest):
+        return {}
+    return {model: _price(fields) for model, fields in manifest.extra.get("prices", {}).items()}
 
 
 def place_named(name: str) -> RunPlace | None:
@@ -107,7 +114,7 @@ def remembered(path: Path) -> RunPlace:
     if not isinstance(manifest, Manifest):
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))
     extra = manifest.extra
-    prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
+    prices = last_prices(manifest)
     base_url = extra.get("base_url")
     tiers = possible_tiers(extra.get("service_tier"))
     return RunPlace(

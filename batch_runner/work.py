@@ -105,7 +105,7 @@ def manifest_of(work: Work) -> Manifest:
             "dedupe": work.dedupe,
             KEPT: work.kept,
             # What the calls cost must be known without the job file, too.
-            "prices": {model: asdict(price) for model, price in job.prices.items()},
+            "prices": {model: asdict(price) for model, price in work.prices.overrides.items()},
             "base_url": job.endpoint.base_url,
             "service_tier": job.request.get("service_tier"),
             MARK: _outset(work).to_json(),

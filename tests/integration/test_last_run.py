@@ -98,3 +98,48 @@ def test_no_secret_is_remembered_with_the_command(main_cli, place, fault_server)
     for file in place.rglob("manifest.json"):
         assert "hunter2" not in file.read_text()
         assert "s3cret" not in file.read_text()
+
+
+PRICES = ("--set", "prices.m1.input=2", "--set", "prices.m1.output=4")
+
+
+def test_a_journal_costs_the_same_in_every_command(main_cli, fault_server):
+    """The prices of a run are those of its calls, also where the job file names none."""
+    folder = main_cli.folder
+    (folder / "in.csv").write_text("id,body\n1,one\n2,two\n")
+    (folder / "m.toml").write_text(f'{JOB}[endpoint]\nbase_url = "{fault_server.url}"\n')
+    assert main_cli("run", "m.toml", *PRICES).code == 0
+
+    def cost(*words):
+        told = main_cli(*words)
+        assert told.code == 0, told.err
+        assert "without a price" not in told.out
+        return told.out
+
+    [known] = [line for line in cost("status", "paid.csv").splitlines() if "cost" in line]
+    dollars = known.split()[1]
+    assert float(dollars.strip("$")) > 0
+    for words in (
+        ("status", "m.toml"),
+        ("report", "m.toml"),
+        ("costs", "m.toml"),
+        ("costs", "."),
+        ("costs", "paid.csv"),
+    ):
+        assert dollars in cost(*words), words
+    before = (folder / "paid.csv").read_bytes()
+    assert main_cli("export", "m.toml").code == 0
+    assert (folder / "paid.csv").read_bytes() == before
+    assert main_cli("run", "m.toml", "-m", "m2", "--on-change", "rerun").code == 0
+    assert dollars in main_cli("costs", "m.toml").out, "another model makes no price forgotten"
+
+
+def test_a_price_taken_out_of_the_job_gives_way_to_the_built_in_list(main_cli, fault_server):
+    folder = main_cli.folder
+    (folder / "in.csv").write_text("id,body\n1,one\n")
+    (folder / "m.toml").write_text(JOB.replace('"m1"', '"gpt-5-mini"'))
+    own = ("--set", "prices.gpt-5-mini.input=1000", "--set", "prices.gpt-5-mini.output=1000")
+    there = ("--base-url", fault_server.url)
+    assert main_cli("run", "m.toml", *there, *own).code == 0
+    dear = main_cli("status", "m.toml", *own).out
+    assert main_cli("status", "m.toml").out != dear
