@@ -1,4 +1,7 @@
-"""What a run refuses before its first call, and `check` tells: answers paid twice or lost, a limit without a price."""
+"""What a run refuses before its first call, and `check` tells.
+
+Answers paid twice or lost, a limit without a price, an output that cannot be written.
+"""
 
 from itertools import islice
 
@@ -12,6 +15,7 @@ from batch_runner.changes import (
     other_model,
 )
 from batch_runner.errors import ChangedRowsError, UsageError
+from batch_runner.output_place import check_writable
 from batch_runner.plan import Plan, requests
 from batch_runner.spending import check_prices
 from batch_runner.work import Work
@@ -46,6 +50,7 @@ def check_budget(work: Work) -> bool:
 def refusal(work: Work) -> UsageError | None:
     """Why `run` would not start, without options that allow more."""
     try:
+        check_writable(work.job)
         check_paid_rows(work, work.plan)
         if work.job.limits.max_cost is not None:
             check_budget(work)

@@ -61,11 +61,16 @@ def check_other_target(path: Path, table: Table, job: JobSpec, names: Collection
 def check_target(path: Path, table: Table, *, place: str) -> None:
     """Raise JobError where no table can be written, or where the input stands."""
     place = f"{place}: {str(path)!r}"
-    if path.is_dir():
-        raise JobError(f"{place} is a directory", hint="name a file in it")
-    folder = next(parent for parent in path.parents if parent.exists())
+    # Path.exists raises below a folder that may not be looked into.
+    folder = next(p for p in path.parents if os.path.exists(p))  # noqa: PTH110  # as said
     if not folder.is_dir():
         raise JobError(f"{place}: {str(folder)!r} is a file", hint="choose another folder")
+    if not os.access(folder, os.X_OK):
+        raise JobError(
+            f"{place}: you may not look into {str(folder)!r}", hint="choose another folder"
+        )
+    if path.is_dir():
+        raise JobError(f"{place} is a directory", hint="name a file in it")
     try:
         format_of(path)
     except InputError:
@@ -142,11 +147,24 @@ def is_ours(job: JobSpec) -> bool:
     )
 
 
+def check_writable(job: JobSpec) -> None:
+    """Raise UsageError where a run could write neither journal nor output, as far as that shows now."""
+    for folder in (job.output_path.parent, job.run_path, RunDirectory(job.run_path).segments):
+        # A link that leads nowhere is there, too: no folder can be made in its place.
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{job.place('output.path')}: nothing can be written to {str(there)!r}",
+                hint="choose another output.path, or make that a folder you may write to",
+            )
+
+
 def make_run_directory(job: JobSpec) -> RunDirectory:
     """It is there, and the output can be written beside it.
 
     A place that cannot be written to is the user's mistake; a full or failing disk is not.
     """
+    check_writable(job)
     directory = RunDirectory(job.run_path)
     folder = directory.path.parent
     try:
@@ -157,11 +175,8 @@ def make_run_directory(job: JobSpec) -> RunDirectory:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in {*FULL, errno.EIO}:
             raise
-        raise UsageError(str(error), hint=error.hint or "choose another output.path") from None
-    folder = job.output_path.parent
-    if not os.access(folder, os.W_OK):
-        raise UsageError(
-            f"{job.place('output.path')}: nothing can be written to {str(folder)!r}",
-            hint="choose another output.path, or change the folder's permissions",
-        )
+        # What the hint says of a folder that was there before is no help where none can be made.
+        is_missing = isinstance(cause, FileNotFoundError)
+        hint = "" if is_missing else error.hint
+        raise UsageError(str(error), hint=hint or "choose another output.path") from None
     return directory

@@ -1,6 +1,9 @@
 """Files that other hands wrote: no command puts anything in their place."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -98,3 +101,40 @@ def test_a_first_run_replaces_no_page_of_other_hands_by_its_report(main_cli, fau
     page.unlink()
     assert main_cli("run", "job.toml", *report).code == 0
     assert main_cli("run", "job.toml", *report, "--fresh").code == 0
+
+
+READ_ONLY = 'mount -t tmpfs -o ro none ro && exec "$0" -m batch_runner {} job.toml -o ro/{}'
+
+
+@pytest.mark.parametrize("output", ["out.csv", "sub/folder/out.csv"])
+def test_check_refuses_a_read_only_place_as_run_does(run_cli, output):
+    folder = run_cli.folder
+    (folder / "in.csv").write_text("id,body\n1,one\n")
+    (folder / "job.toml").write_text(JOB.format(url="http://127.0.0.1:9"))
+    (folder / "ro").mkdir()
+    inside = ["unshare", "-Urm", "sh", "-c"]
+    probe = [*inside, "mount -t tmpfs -o ro none ro"]
+    if shutil.which("unshare") is None or subprocess.run(probe, cwd=folder, check=False).returncode:
+        pytest.skip("needs unshare(1) and the right to mount a tmpfs in a user namespace")
+    told = {}
+    for command in ("check", "run"):
+        ran = subprocess.run(
+            [*inside, READ_ONLY.format(command, output), sys.executable],
+            cwd=folder, env=run_cli.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 2, ran.stdout + ran.stderr
+        told[command] = ran.stdout + ran.stderr
+    for text in told.values():
+        assert f"nothing can be written to '{folder / 'ro'}'" in text
+        assert "choose another output.path" in text
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_an_output(main_cli):
+    (main_cli.folder / "in.csv").write_text("id,body\n1,one\n")
+    (main_cli.folder / "job.toml").write_text(JOB.format(url="http://127.0.0.1:9"))
+    (main_cli.folder / "gone").symlink_to(main_cli.folder / "nowhere")
+    for command in ("check", "run"):
+        told = main_cli(command, "job.toml", "-o", "gone/out.csv")
+        assert told.code == 2
+        assert "choose another output.path" in told.err
+        assert "put it back" not in told.err
