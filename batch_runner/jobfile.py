@@ -141,11 +141,13 @@ def _laid_over(
 
 
 def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The key to send: None only for an endpoint on this machine that names no variable.
+    """The key to send; None for an endpoint on this machine, or where the job says there is none.
 
     Raises UsageError for a key that is missing or cannot be sent. Never repeats it.
     """
     name = job.endpoint.api_key_env
+    if name == "":
+        return None
     if name is None:
         name = DEFAULT_KEY_VARIABLE
         owned = _owns_default_key(job.endpoint.base_url, environment)
@@ -155,7 +157,8 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
             raise UsageError(
                 f"{job.origin}: endpoint.api_key_env: missing: {job.endpoint.base_url} is not the "
                 f"default host, so it is not sent {name} unless the job says so",
-                hint='name the variable that holds its key: api_key_env = "..." under [endpoint]',
+                hint='name the variable that holds its key: api_key_env = "..." under [endpoint]; '
+                'api_key_env = "" if it takes none',
             )
     key = environment.get(name, "").strip()
     if not key:
@@ -173,6 +176,8 @@ def api_key(job: JobSpec, environment: Mapping[str, str] = os.environ) -> str | 
 
 def key_source(job: JobSpec, key: str | None) -> str:
     """Where `key` came from, for people."""
+    if job.endpoint.api_key_env == "":
+        return 'no key, as endpoint.api_key_env = "" says'
     if key is None:
         held = job.endpoint.api_key_env is None and os.environ.get(DEFAULT_KEY_VARIABLE)
         why = (
