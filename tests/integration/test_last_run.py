@@ -154,3 +154,13 @@ def test_check_says_that_another_endpoint_gave_the_answers(main_cli, place, faul
     assert "the last run asked" not in same.out
     new = main_cli("check", "m.toml", OPENAI_API_KEY="key-of-somebody")
     assert "the last run asked" not in new.out
+
+
+def test_a_run_that_met_429s_says_so_at_its_end_and_in_its_report(main_cli, fault_server):
+    rows = "".join(f"{n},row {n}\n" for n in range(6))
+    (main_cli.folder / "in.csv").write_text(f"id,body\n{rows}6,x [[fault:429x2-then-ok]]\n")
+    (main_cli.folder / "m.toml").write_text(JOB)
+    ran = main_cli("run", "m.toml", "--base-url", fault_server.url)
+    assert ran.code == 0, ran.err
+    assert "limits   2 calls were answered 429" in ran.err
+    assert "limits   2 calls were answered 429" in main_cli("report", "m.toml").out
