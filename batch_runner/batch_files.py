@@ -11,6 +11,7 @@ from batch_runner.columns import Ending, output_columns
 from batch_runner.errors import InputError, UsageError
 from batch_runner.jobfile import Overrides, load_job
 from batch_runner.journal import result_fields
+from batch_runner.output_place import check_replaceable
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import digest_of
 from batch_runner.records import (
@@ -113,6 +114,7 @@ def write_table(paths: Sequence[str | Path], path: Path, settings: Sequence[str]
     places = {"input.path": [str(p) for p in paths], "output.path": str(path)}
     job = load_job(None, Overrides(flags={**nothing_to_send, **places}, settings=settings))
     columns = output_columns(job, many_files=False)
+    check_replaceable(path, [column.name for column in columns.columns], place="-o")
     biller = Biller(PriceBook(job.prices))
     schema = AnswerSchema(job.json.schema, origin=job.origin) if job.json.columns else None
     results: dict[int, RowResult] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from batch_runner.job import JobSpec
+from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.pricing import Doubt, PriceBook
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
 
@@ -294,7 +294,13 @@ def source_of(prices: PriceBook, models: Mapping[str, int]) -> str | None:
     return ", ".join(sorted(sources)) or None
 
 
-def biller_of(job: JobSpec) -> Biller:
-    """At the prices that hold for the job's calls."""
-    prices = PriceBook(job.prices, base_url=job.endpoint.base_url)
+def biller_of(job: JobSpec, *, before: Mapping[str, PriceSpec] | None = None) -> Biller:
+    """At the prices that hold for the job's calls.
+
+    Those that an earlier run was given (`before`) hold for models that neither the job nor the
+    built-in list has a price for: who takes a price out of a job file goes back to the list.
+    """
+    known = PriceBook(job.prices, base_url=job.endpoint.base_url)
+    kept = {m: price for m, price in (before or {}).items() if known.resolve(m, at=None) is None}
+    prices = PriceBook({**kept, **job.prices}, base_url=job.endpoint.base_url)
     return Biller(prices, tiers=possible_tiers(job.request.get("service_tier")))

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from batch_runner.batch_files import batch_results
-from batch_runner.bill import Bill, Biller, biller_of
+from batch_runner.bill import Bill, Biller
 from batch_runner.errors import UsageError
 from batch_runner.jobfile import load_job
 from batch_runner.journal import (
@@ -20,7 +20,7 @@ from batch_runner.journal import (
 )
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import RowResult
-from batch_runner.run_place import remembered
+from batch_runner.run_place import place_named, place_of_job, remembered, run_folder
 from batch_runner.tables.formats import inner_suffix
 
 
@@ -223,13 +223,17 @@ def _ledgers(places: Iterable[str | Path]) -> Iterator[_Ledger]:
 
 
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
+    if (folder_of_run := run_folder(str(place))) is not None:
+        yield _remembered(folder_of_run)
+        return
     if place.is_file() and inner_suffix(place) == ".jsonl":
         biller = Biller(PriceBook({}))
         yield _Ledger(job=place.name, path=place, biller=biller)
         return
     if not place.is_dir():
-        job = load_job(place)
-        yield _Ledger(job=job.name, path=job.run_path, biller=biller_of(job))
+        place_named(str(place))  # refuses a table that no run has written
+        run = place_of_job(load_job(place))
+        yield _Ledger(job=run.job, path=run.path, biller=run.biller)
         return
     found = False
     for folder, subfolders, _ in os.walk(place):

@@ -81,6 +81,7 @@ def _made_from(work: Work) -> str:
     parts: list[Any] = [
         __version__,
         job,
+        work.prices.overrides,
         source_of(work.prices, {work.job.model: 1}),
         work.input_identity,
         identity_of(map(directory.segment, directory.segment_numbers())),

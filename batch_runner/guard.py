@@ -1,4 +1,7 @@
-"""What a run refuses before its first call, and `check` tells: answers paid twice or lost, a limit without a price."""
+"""What a run refuses before its first call, and `check` tells.
+
+Answers paid twice or lost, a limit without a price, an output that cannot be written.
+"""
 
 from itertools import islice
 
@@ -13,6 +16,7 @@ from batch_runner.changes import (
 )
 from batch_runner.errors import ChangedRowsError, UsageError
 from batch_runner.job import JobSpec
+from batch_runner.output_place import check_writable
 from batch_runner.plan import Plan, requests
 from batch_runner.spending import check_prices
 from batch_runner.transport import find_route
@@ -54,6 +58,7 @@ def check_route(job: JobSpec) -> None:
 def refusal(work: Work) -> UsageError | None:
     """Why `run` would not start, without options that allow more."""
     try:
+        check_writable(work.job)
         check_paid_rows(work, work.plan)
         check_route(work.job)
         if work.job.limits.max_cost is not None:

@@ -18,6 +18,8 @@ from batch_runner.values import ErrorLimit, Reader
 
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+COMMAND_LINE = "command line"
+"""The origin of a job that flags describe."""
 
 
 class InputFormat(StrEnum):
@@ -141,7 +143,8 @@ class EndpointSpec:
     """[endpoint]: where and how to call."""
 
     base_url: str = _key(read.base_url, DEFAULT_BASE_URL)
-    api_key_env: str | None = _key(read.variable, None)
+    api_key_env: str | None = _key(read.key_variable, None)
+    """None: as the host has it (`jobfile.api_key`). Empty: no key is sent."""
     timeout: float = _key(read.duration_seconds, 600.0)
     """Seconds of wall clock for one attempt."""
     stream: bool = _key(read.flag, False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_runner import hosts
 from batch_runner.errors import JobError, UsageError
-from batch_runner.job import DEFAULT_BASE_URL, JobSpec, giver
+from batch_runner.job import COMMAND_LINE, DEFAULT_BASE_URL, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
 from batch_runner.redact import without_passwords
@@ -85,7 +85,7 @@ def load_job(
     """
     environment = os.environ if environment is None else environment
     if path is None:
-        tables, origin, folder, name = {}, "command line", Path.cwd(), ""
+        tables, origin, folder, name = {}, COMMAND_LINE, Path.cwd(), ""
         if given is not None:
             tables, folder = copy.deepcopy(given["tables"]), Path(given["folder"])
     else:
@@ -93,7 +93,8 @@ def load_job(
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
     given_by: dict[str, str] = {}
     written = _output(tables)
-    for key, value, who in _laid_over(overrides, environment):
+    # What is given again had been laid over the environment of its time, flags and all.
+    for key, value, who in _laid_over(overrides, environment if given is None else {}):
         _lay(tables, key, value, who=who)
         given_by[_spelled(key)] = who
     _report_beside(tables, written, folder=folder, given_by=given_by)
@@ -155,12 +156,14 @@ def _laid_over(
 
 
 def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str | None:
-    """The key to send: None only for an endpoint on this machine that names no variable.
+    """The key to send; None for an endpoint on this machine, or where the job says there is none.
 
     Raises UsageError for a key that is missing or cannot be sent. Never repeats it.
     """
     environment = os.environ if environment is None else environment
     name = job.endpoint.api_key_env
+    if name == "":
+        return None
     if name is None:
         name = DEFAULT_KEY_VARIABLE
         owned = _owns_default_key(job.endpoint.base_url, environment)
@@ -170,7 +173,8 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
             raise UsageError(
                 f"{job.origin}: endpoint.api_key_env: missing: {job.endpoint.base_url} is not the "
                 f"default host, so it is not sent {name} unless the job says so",
-                hint='name the variable that holds its key: api_key_env = "..." under [endpoint]',
+                hint='name the variable that holds its key: api_key_env = "..." under [endpoint]; '
+                'api_key_env = "" if it takes none',
             )
     key = environment.get(name, "").strip()
     if not key:
@@ -190,6 +194,8 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
 
 def key_source(job: JobSpec, key: str | None) -> str:
     """Where `key` came from, for people."""
+    if job.endpoint.api_key_env == "":
+        return 'no key, as endpoint.api_key_env = "" says'
     if key is None:
         held = job.endpoint.api_key_env is None and os.environ.get(DEFAULT_KEY_VARIABLE)
         why = (

@@ -45,4 +45,13 @@ conditions, all of which must hold:
   rate, seed       this share, drawn anew each time
   nth, every, first   of those that fit otherwise: these numbers, each n-th, the first n
   endpoint         responses (default), poll, cancel, input_tokens, models, health
+
+ledger (--ledger FILE), JSON lines; each call has a number `n` and two lines, `e` says which:
+  B  a whole request came: at (Unix time), key (a digest of its body: calls that ask for the very
+     same have the same), model, attempt and idempotency_key (headers), response_id
+  R  how it ended: status (null: no whole reply went out), billed (the provider worked, whoever got
+     to know), usage_delivered (the client was told what it used), usage, dollars, replayed
+  D  a poll has told the usage of a background response
+No R: still in flight, or the server died. The response_id of B is the column llm_response_id
+(output.columns = "full"); its key finds the other calls for that row, those that failed too.
 """

@@ -34,7 +34,7 @@ from batch_runner.plan import (
     unfinished,
 )
 from batch_runner.prompt import PromptBuilder
-from batch_runner.run_place import missing_folders, removed_if_refused
+from batch_runner.run_place import last_prices, missing_folders, removed_if_refused
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Format, Table, open_table, suggest_delimiter
@@ -107,7 +107,7 @@ def open_work(
             builder=builder,
             columns=columns,
             schema=schema,
-            biller=biller_of(job),
+            biller=biller_of(job, before=last_prices(before)),
             replay=found,
             plan=plan,
             dedupe=dedupe,

@@ -2,13 +2,30 @@
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from batch_runner.disk import FULL, REAL_DISK, explained, make_folders
 from batch_runner.errors import InputError, JobError, StorageError, UsageError
 from batch_runner.job import JobSpec
 from batch_runner.journal import RunDirectory
-from batch_runner.tables import OpenAIBatchTable, Table, failures_path, format_of
+from batch_runner.tables import (
+    OpenAIBatchTable,
+    Table,
+    failures_path,
+    format_of,
+    ignore,
+    open_table,
+)
+
+
+REPORT_MARK = b'<meta name="generator" content="batch_runner">'
+BATCH_REQUEST = ("custom_id", "method", "url")
+BATCH_REPLY = ("custom_id", "response", "error")
+"""What every line of a batch file names."""
+_ENOUGH = 3
+"""Columns that no file has by chance: as many as `output.columns = "minimal"` adds."""
+_HEAD_BYTES = 4096
 
 
 def check_output(job: JobSpec, table: Table) -> None:
@@ -21,16 +38,39 @@ def check_output(job: JobSpec, table: Table) -> None:
             f"{place}: {str(path)!r} exists and was not written by this job",
             hint="move it away, or choose another file",
         )
+    if job.output.report is not None and not is_ours(job):
+        check_report_replaceable(Path(job.output.report), place=job.place("output.report"))
+
+
+def check_other_target(path: Path, table: Table, job: JobSpec, names: Collection[str]) -> None:
+    """Raise JobError where `-o` names a place that is no run's and can or may not be written to.
+
+    `names` are what a table has that was written there before.
+    """
+    check_target(path, table, place="-o")
+    for written in _written(path, table):
+        check_replaceable(
+            written,
+            BATCH_REPLY if written != path else names,
+            place="-o",
+            encoding=job.input.encoding,
+            delimiter=job.input.delimiter,
+        )
 
 
 def check_target(path: Path, table: Table, *, place: str) -> None:
     """Raise JobError where no table can be written, or where the input stands."""
     place = f"{place}: {str(path)!r}"
-    if path.is_dir():
-        raise JobError(f"{place} is a directory", hint="name a file in it")
-    folder = next(parent for parent in path.parents if parent.exists())
+    # Path.exists raises below a folder that may not be looked into.
+    folder = next(p for p in path.parents if os.path.exists(p))  # noqa: PTH110  # as said
     if not folder.is_dir():
         raise JobError(f"{place}: {str(folder)!r} is a file", hint="choose another folder")
+    if not os.access(folder, os.X_OK):
+        raise JobError(
+            f"{place}: you may not look into {str(folder)!r}", hint="choose another folder"
+        )
+    if path.is_dir():
+        raise JobError(f"{place} is a directory", hint="name a file in it")
     try:
         format_of(path)
     except InputError:
@@ -38,11 +78,65 @@ def check_target(path: Path, table: Table, *, place: str) -> None:
             f"{place}: the suffix {path.suffix!r} names no format",
             hint="end it in .csv, .tsv, .jsonl or .parquet (also with .gz .bz2 .xz .zst)",
         ) from None
-    written = [path]
-    if isinstance(table, OpenAIBatchTable):
-        written.append(failures_path(path))
-    if any(p.exists() and p.samefile(source) for p in written for source in table.paths):
+    written = [p for p in _written(path, table) if p.exists()]
+    if any(p.samefile(source) for p in written for source in table.paths):
         raise JobError(f"{place} is also the input", hint="choose another file")
+
+
+def _written(path: Path, table: Table) -> list[Path]:
+    return [path, *([failures_path(path)] if isinstance(table, OpenAIBatchTable) else [])]
+
+
+def check_replaceable(
+    path: Path,
+    names: Collection[str],
+    *,
+    place: str,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> None:
+    """Raise JobError where a table would take the place of a file that is none of ours.
+
+    `names` are columns that the table adds: what is there has them, or most likely other hands
+    wrote it. A job may add others today than last time, so not all of them are asked for.
+    """
+    if _is_filled(path):
+        if path.suffix == ".tsv":
+            delimiter = None
+        found = _names_in(path, encoding=encoding, delimiter=delimiter)
+        if len({*names} & {*found}) < min(_ENOUGH, len(names)):
+            raise _foreign(path, place)
+
+
+def check_report_replaceable(path: Path, *, place: str) -> None:
+    """Raise JobError where a report would take the place of a file that is none."""
+    if _is_filled(path):
+        with explained("read", path), path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if REPORT_MARK not in head:
+            raise _foreign(path, place)
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _names_in(path: Path, *, encoding: str, delimiter: str | None) -> Collection[str]:
+    """The columns of a table, those of its first record where it has no header; none if it is no table."""
+    try:
+        table = open_table([path], encoding=encoding, delimiter=delimiter)
+        if table.header is not None:
+            return table.header
+        return next((row.values for row in table.rows(on_bad=ignore)), {})
+    except InputError:
+        return ()
+
+
+def _foreign(path: Path, place: str) -> JobError:
+    return JobError(
+        f"{place}: {str(path)!r} exists and was not written by batch_runner",
+        hint="move it away, or choose another file",
+    )
 
 
 def is_ours(job: JobSpec) -> bool:
@@ -53,11 +147,24 @@ def is_ours(job: JobSpec) -> bool:
     )
 
 
+def check_writable(job: JobSpec) -> None:
+    """Raise UsageError where a run could write neither journal nor output, as far as that shows now."""
+    for folder in (job.output_path.parent, job.run_path, RunDirectory(job.run_path).segments):
+        # A link that leads nowhere is there, too: no folder can be made in its place.
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{job.place('output.path')}: nothing can be written to {str(there)!r}",
+                hint="choose another output.path, or make that a folder you may write to",
+            )
+
+
 def make_run_directory(job: JobSpec) -> RunDirectory:
     """It is there, and the output can be written beside it.
 
     A place that cannot be written to is the user's mistake; a full or failing disk is not.
     """
+    check_writable(job)
     directory = RunDirectory(job.run_path)
     folder = directory.path.parent
     try:
@@ -68,11 +175,8 @@ def make_run_directory(job: JobSpec) -> RunDirectory:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in {*FULL, errno.EIO}:
             raise
-        raise UsageError(str(error), hint=error.hint or "choose another output.path") from None
-    folder = job.output_path.parent
-    if not os.access(folder, os.W_OK):
-        raise UsageError(
-            f"{job.place('output.path')}: nothing can be written to {str(folder)!r}",
-            hint="choose another output.path, or change the folder's permissions",
-        )
+        # What the hint says of a folder that was there before is no help where none can be made.
+        is_missing = isinstance(cause, FileNotFoundError)
+        hint = "" if is_missing else error.hint
+        raise UsageError(str(error), hint=hint or "choose another output.path") from None
     return directory

@@ -59,6 +59,8 @@ def _lines(summary: RunSummary) -> list[str]:
     if quantiles := summary.latency_quantiles:
         words = [f"{name} {duration(s)}" for name, s in quantiles.items() if name != "max"]
         head.append(f"latency  {_THIS_RUN if _is_mixed(summary) else ''}{'  '.join(words)}")
+    if summary.rate_limited_calls:
+        head.append(f"limits   {_limits(summary)}")
     if failed := _failed(summary):
         head.append(f"failed   {failed}")
     tail = [*_end(summary)]
@@ -67,6 +69,21 @@ def _lines(summary: RunSummary) -> list[str]:
     # What a note says is said nowhere else; of the errors, the column error has them all.
     examples = [*_examples(summary)][: max(1, room - len(notes))]
     return [*head, *[*examples, *notes][:room], *tail]
+
+
+def _limits(summary: RunSummary) -> str:
+    """What rate limits did to the run: 429s, and how the calls in flight went down for them."""
+    calls, changes = summary.rate_limited_calls, summary.limit_changes
+    words = [f"{calls:,} call{'s were' if calls != 1 else ' was'} answered 429"]
+    if changes:
+        lowest = min(change["now"] for change in changes)
+        course = [changes[0]["was"], lowest, changes[-1]["now"]]
+        course = [limit for at, limit in enumerate(course) if not at or limit != course[at - 1]]
+        if len(course) > 1:
+            words.append(f"calls in flight {' -> '.join(f'{limit:,}' for limit in course)}")
+        if rate := changes[-1]["rate"]:
+            words.append(f"in the end {rate:.3g} a second")
+    return "; ".join(words)
 
 
 def _notes(summary: RunSummary) -> Iterator[str]:

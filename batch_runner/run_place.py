@@ -1,5 +1,6 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.disk import REAL_DISK, Disk
 from batch_runner.errors import BatchRunnerError, InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
-from batch_runner.journal import Manifest, RunDirectory, read_manifest
+from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
 from batch_runner.tables.formats import format_of
 
@@ -28,7 +29,7 @@ class RunPlace:
     """The run directory; there need not be one yet."""
     biller: Biller
     invocation: str | None = None
-    """What to type behind a command to mean the job; None when only its output is known."""
+    """What to type behind a command to mean the last run, else the job; None where nobody knows."""
 
     @property
     def directory(self) -> RunDirectory:
@@ -36,9 +37,45 @@ class RunPlace:
 
 
 def place_of_job(job: JobSpec) -> RunPlace:
+    manifest = read_manifest(RunDirectory(job.run_path).manifest)
     return RunPlace(
-        job=job.name, path=job.run_path, biller=biller_of(job), invocation=job.invocation
+        job=job.name,
+        path=job.run_path,
+        biller=biller_of(job, before=last_prices(manifest)),
+        invocation=last_invocation(manifest) or job.invocation,
     )
+
+
+def last_invocation(
+    manifest: Manifest | DamagedManifest | None, *, output: str | None = None
+) -> str | None:
+    """What to type behind a command to mean the last run: its endpoint, its model, its output.
+
+    The job file alone may name others, which cost money. Paths are as they were typed where that
+    means the same here; `output` is where the output lies now, if it was moved. None where no
+    command line began that run.
+    """
+    typed = manifest.job.get("typed") if isinstance(manifest, Manifest) else None
+    if not isinstance(manifest, Manifest) or not typed:
+        return None
+    folder = Path(manifest.job.get("typed_in") or Path.cwd())
+    words = shlex.split(typed)
+    for at, word in enumerate(words):
+        flag = words[at - 1] if at else "JOB"
+        if flag == "--output" and output is not None and Path(output) != folder / word:
+            words[at] = output
+        elif folder == Path.cwd():
+            continue
+        elif flag in ("--input", "--output") or (not at and not word.startswith("-")):
+            words[at] = str(folder / word)
+    return shlex.join(words)
+
+
+def last_prices(manifest: Manifest | DamagedManifest | None) -> Mapping[str, PriceSpec]:
+    """What the runs were told of prices, as by `--local`, which makes them nothing."""
+    if not isinstance(manifest, Manifest):
+        return {}
+    return {model: _price(fields) for model, fields in manifest.extra.get("prices", {}).items()}
 
 
 def place_named(name: str) -> RunPlace | None:
@@ -82,13 +119,14 @@ def remembered(path: Path) -> RunPlace:
     if not isinstance(manifest, Manifest):
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))
     extra = manifest.extra
-    prices = {model: _price(fields) for model, fields in extra.get("prices", {}).items()}
+    prices = last_prices(manifest)
     base_url = extra.get("base_url")
     tiers = possible_tiers(extra.get("service_tier"))
     return RunPlace(
         job=manifest.job["name"],
         path=path,
         biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
+        invocation=last_invocation(manifest),
     )
 
 

@@ -21,7 +21,12 @@ LONGEST_SETTING = 300
 
 
 def limit_view(summary: RunSummary) -> Mapping[str, Any]:
-    changes = summary.limit_changes
+    """What moved, limit or rate: a refusal that left both as they were is no change."""
+    changes = [
+        now
+        for before, now in zip([None, *summary.limit_changes], summary.limit_changes, strict=False)
+        if now["was"] != now["now"] or now["rate"] != (before and before["rate"])
+    ]
     return {
         "lines": [
             (

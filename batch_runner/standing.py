@@ -11,6 +11,7 @@ from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.plan import UNSENDABLE
 from batch_runner.records import Failure, RowStatus
 from batch_runner.remedy import command
+from batch_runner.run_place import last_invocation
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -22,7 +23,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary = RunSummary(
         job=work.job.name,
         origin=work.job.origin,
-        invocation=work.job.invocation,
+        invocation=last_invocation(work.before) or work.job.invocation,
         run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),

@@ -224,6 +224,11 @@ def variable(value: Any) -> str:
     return cast("str", value)
 
 
+def key_variable(value: Any) -> str:
+    """As `variable`, or empty: there is no key."""
+    return "" if value == "" else variable(value)
+
+
 def looks_like_a_key(word: str) -> bool:
     """True for text that is more likely a secret than a name: no long word of letters and digits."""
     if re.fullmatch(r"[A-Z][A-Z0-9_]*", word):

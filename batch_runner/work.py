@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from batch_runner.bill import Biller
 from batch_runner.columns import OutputColumns
 from batch_runner.fingerprint import fingerprint
-from batch_runner.job import JobSpec
+from batch_runner.job import COMMAND_LINE, JobSpec
 from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
 from batch_runner.output_place import is_ours
 from batch_runner.outset import MARK, Outset, outset_of
@@ -87,20 +88,24 @@ def remember_job(work: Work) -> None:
 
 def manifest_of(work: Work) -> Manifest:
     job = work.job
+    # Flags that may hold a secret describe nothing with that left out.
+    can_be_typed = job.typed and (job.given or job.origin != COMMAND_LINE)
     return Manifest(
         fingerprint=fingerprint(job),
         job={
             "name": job.name,
             "model": job.model,
             "file": job.origin,
-            **({"given": job.given, "typed": job.typed} if job.given else {}),
+            **({"given": job.given} if job.given else {}),
+            # What to type to mean this run once more, with its endpoint: see `last_invocation`.
+            **({"typed": job.typed, "typed_in": str(Path.cwd())} if can_be_typed else {}),
         },
         input={"files": work.input_identity, "rows": work.plan.rows},
         extra={
             "dedupe": work.dedupe,
             KEPT: work.kept,
             # What the calls cost must be known without the job file, too.
-            "prices": {model: asdict(price) for model, price in job.prices.items()},
+            "prices": {model: asdict(price) for model, price in work.prices.overrides.items()},
             "base_url": job.endpoint.base_url,
             "service_tier": job.request.get("service_tier"),
             MARK: _outset(work).to_json(),

@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.redact import MASK, without_passwords
-from batch_runner.run_place import SUFFIX, run_folder
+from batch_runner.run_place import SUFFIX, last_invocation, run_folder
 
 
 _PATH_FLAGS = ("input", "output")
@@ -39,8 +39,8 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
         folder, told = before
         output = str(Path.cwd() / folder.with_name(folder.name.removesuffix(SUFFIX)))
         overrides = Overrides(flags={**flags, "output.path": output}, settings=arguments.settings)
-        job = load_job(None, overrides, given=told["given"])
-        yield replace(job, typed=told.get("typed", ""))
+        job = load_job(None, overrides, given=told.job["given"])
+        yield replace(job, typed=last_invocation(told, output=output) or "")
         return
     if not is_local or arguments.command in _READERS:
         yield replace(_loaded(arguments, flags), typed=typed)
@@ -65,8 +65,8 @@ def _loaded(arguments: argparse.Namespace, flags: dict[str, Any]) -> JobSpec:
     return load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
 
 
-def described_before(arguments: argparse.Namespace) -> tuple[Path, Mapping[str, Any]] | None:
-    """The run folder of a job that was described by flags, and what its manifest keeps of it.
+def described_before(arguments: argparse.Namespace) -> tuple[Path, Manifest] | None:
+    """The run folder of a job that was described by flags, and the manifest that keeps it.
 
     Named by its output or by that folder: in the place of the job, or by `-o` alone.
     """
@@ -78,7 +78,7 @@ def described_before(arguments: argparse.Namespace) -> tuple[Path, Mapping[str, 
     manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
     if folder is None or not isinstance(manifest, Manifest) or "given" not in manifest.job:
         return None
-    return folder, manifest.job
+    return folder, manifest
 
 
 def _refuse_data(command: str, name: str) -> None:
@@ -100,7 +100,9 @@ def _refuse_data(command: str, name: str) -> None:
         ways = (
             f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {output}"
         )
-    if isinstance(manifest, Manifest):
+    if (meant := last_invocation(manifest)) is not None:
+        ways = f"name the job that wrote it: batch-runner {command} {meant}"
+    elif isinstance(manifest, Manifest):
         job = manifest.job.get("file")
         if job and Path(job).suffix == ".toml":
             ways = f"name the job that wrote it: batch-runner {command} {shlex.quote(job)}"

@@ -64,12 +64,15 @@ def _place(arguments: argparse.Namespace) -> "RunPlace":
 def report(arguments: argparse.Namespace) -> int:
     from batch_runner.findings import gather
     from batch_runner.opening import open_work
+    from batch_runner.output_place import check_report_replaceable
     from batch_runner.report import report_lines
     from batch_runner.standing import standing
 
     if arguments.job is not None and is_batch_output(arguments.job) and not _has_rows(arguments):
         return _report_batch(arguments)
     target = other_target(arguments, suffixes=(".html", ".htm"))
+    if target is not None:
+        check_report_replaceable(target, place="-o")
     with described_job(arguments) as job, open_work(job) as work:
         findings = gather(work)
         summary = standing(work, findings)
@@ -88,7 +91,7 @@ def report(arguments: argparse.Namespace) -> int:
 def _has_rows(arguments: argparse.Namespace) -> bool:
     """The output that stands in the place of a job is one of rows, not of a batch's requests."""
     before = described_before(arguments)
-    tables = before[1]["given"]["tables"] if before is not None else {}
+    tables = before[1].job["given"]["tables"] if before is not None else {}
     return before is not None and tables["input"].get("format") != InputFormat.OPENAI_BATCH
 
 

@@ -23,15 +23,21 @@ log = logging.getLogger("batch_runner")
 
 def export(arguments: argparse.Namespace) -> int:
     """`export`, and `reparse`, which looks harder for the answers."""
+    from batch_runner.batch_answers import is_batch
     from batch_runner.export import export as write_output
     from batch_runner.opening import open_work
-    from batch_runner.output_place import check_target
+    from batch_runner.output_place import BATCH_REPLY, check_other_target, check_target
     from batch_runner.work import claim_output
 
     target = other_target(arguments)
     with described_job(arguments) as job, open_work(job) as work:
         path = target or job.output_path
-        check_target(path, work.table, place="-o")
+        if path == job.output_path:
+            check_target(path, work.table, place="-o")
+        else:
+            names = [column.name for column in work.columns.columns]
+            batch = is_batch(work.table, path)
+            check_other_target(path, work.table, job, BATCH_REPLY if batch else names)
         if note := other_model(work):
             log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
@@ -66,7 +72,7 @@ def convert(arguments: argparse.Namespace) -> int:
         write_table,
     )
     from batch_runner.opening import open_work
-    from batch_runner.output_place import check_target
+    from batch_runner.output_place import BATCH_REQUEST, check_other_target
 
     files = [name for name in arguments.sources if is_batch_output(name)]
     jobs = [name for name in arguments.sources if name not in files]
@@ -84,7 +90,8 @@ def convert(arguments: argparse.Namespace) -> int:
         if jobs:
             arguments.output = None
         with described_job(arguments) as job, open_work(job) as work:
-            check_target(path, work.table, place="-o")
+            names = [column.name for column in work.columns.columns] if files else BATCH_REQUEST
+            check_other_target(path, work.table, job, names)
             written = join_answers(work, files, path) if files else write_requests(work, path)
     log.info("%s: %s %s", path, f"{written:,}", "answers" if files else "requests")
     if arguments.json:

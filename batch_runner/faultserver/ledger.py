@@ -29,6 +29,11 @@ def body_key(body: bytes) -> str:
     return blake2b(body, digest_size=16).hexdigest()
 
 
+def response_id_of(key: str, n: int) -> str:
+    """The id of the response to call `n`: whoever has it finds the call."""
+    return f"resp_{key[:24]}{n:016x}"
+
+
 class LedgerMode(StrEnum):
     """What the ledger keeps in memory; the file has every line either way."""
 
@@ -48,6 +53,11 @@ class Received:
     model: str
     attempt: str | None
     idempotency_key: str | None
+
+    @property
+    def response_id(self) -> str:
+        """The id of the response that the call gets, if it gets one of its own."""
+        return response_id_of(self.key, self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +170,8 @@ class Ledger:
             attempt=attempt,
             idempotency_key=idempotency_key,
         )
-        self._write("B", {name: getattr(call, name) for name in Received.__slots__})
+        line = {name: getattr(call, name) for name in Received.__slots__}
+        self._write("B", line | {"response_id": call.response_id})
         self._note_received(call)
         return n
 
@@ -256,6 +267,7 @@ class Ledger:
         for line in _lines(content):
             match line.pop("e"):
                 case "B":
+                    line.pop("response_id", None)  # follows from the rest
                     self._n = max(self._n, line["n"])
                     self._note_received(Received(**line))
                 case "R":

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batch_runner.faultserver.ledger import response_id_of
 from batch_runner.faultserver.protocol import Then
 from batch_runner.faultserver.settings import Settings
 from batch_runner.faultserver.stream import events
@@ -84,7 +85,7 @@ class Call:
 
     @property
     def response_id(self) -> str:
-        return f"resp_{self.key[:24]}{self.n:016x}"
+        return response_id_of(self.key, self.n)
 
     def text(self) -> str:
         return expected_text(self.body)

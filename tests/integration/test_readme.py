@@ -92,3 +92,15 @@ def test_the_way_without_a_key_is_that_of_the_local_endpoint():
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_flag_that_the_readme_names_exists_and_those_of_a_run_are_named():
+    flags = set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README))
+    parser = build_parser()
+    commands = parser._subparsers._group_actions[0].choices
+    known = {flag for one in (parser, *commands.values()) for flag in one._option_string_actions}
+    assert flags - known <= {"--no-deps"}, "of pip"
+    run = {group.title: group for group in commands["run"]._action_groups}["run"]
+    own = {action.option_strings[-1] for action in run._group_actions if action.dest != "dedupe"}
+    text = set(re.findall(r"--[a-z-]+", README))
+    assert {*own, "--dedupe"} <= text | {"--limit"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 
@@ -97,6 +98,9 @@ def test_a_job_made_of_flags_is_reported_by_its_output_or_run_folder(
         told = main_cli("report", *place)
         assert "10 rows: 9 ok, 1 failed" in told.out, (place, told.err)
         assert "batch-runner retry --input in.csv" in told.out
+        hint = next(line for line in told.out.splitlines() if "batch-runner retry" in line)
+        again = shlex.split(hint.partition("batch-runner ")[2])
+        assert "1 to send, 9 left alone" in main_cli(*again, "--dry-run").err, "as typed"
     assert main_cli("report", output, "-o", "page.html").code == 0
     assert "9 of 10" in (folder / "page.html").read_text()
     before = (folder / output).read_bytes()

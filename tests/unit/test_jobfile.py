@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_runner.errors import JobError, UsageError
-from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, api_key, load_job
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, api_key, key_source, load_job
 
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -435,3 +435,18 @@ def test_a_key_is_stripped_and_one_that_cannot_be_sent_is_not_shown(load):
         with pytest.raises(UsageError, match=r"OPENAI_API_KEY") as caught:
             keyed(load, environment={"OPENAI_API_KEY": bad})
         assert "secret" not in str(caught.value) + caught.value.hint
+
+
+def test_a_job_can_say_that_its_endpoint_takes_no_key(load):
+    with pytest.raises(UsageError) as caught:
+        keyed(load, url=ELSEWHERE, environment=KEY)
+    assert 'api_key_env = ""' in caught.value.hint
+    none = ["endpoint.api_key_env="]
+    assert keyed(load, url=ELSEWHERE, environment=KEY, settings=none) is None
+    assert (
+        keyed(load, url=HERE, environment={"OPENAI_BASE_URL": HERE, **KEY}, settings=none) is None
+    )
+    text = TEXT + '[endpoint]\nbase_url = "http://gpu.lan:8000"\napi_key_env = ""\n'
+    job = load(text, environment=KEY)
+    assert api_key(job, KEY) is None
+    assert key_source(job, None) == 'no key, as endpoint.api_key_env = "" says'

@@ -10,6 +10,7 @@ from batch_runner.findings import Findings
 from batch_runner.pricing import PriceBook
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.report import MOST_LINES, report_lines, summary_lines
+from batch_runner.run_view import limit_view
 from batch_runner.summary import RunSummary
 
 
@@ -250,3 +251,36 @@ def test_rows_left_out_on_purpose_are_counted_and_need_no_cure(tmp_path):
     failed = Counter({RowStatus.OK: 1, RowStatus.FAILED: 7})
     lines = report_lines(summary(statuses=failed, codes=Counter({"missing_value": 7})), findings)
     assert "--set prompt.missing=skip" in lines[-1], "where it is not yet so, it is a way out"
+
+
+def change(was, now, rate=None):
+    return {"at": 1.7e9, "was": was, "now": now, "rate": rate, "why": "refused with 0 in flight"}
+
+
+@pytest.mark.parametrize(
+    ("calls", "changes", "told"),
+    [
+        (None, [], None),
+        (0, [change(8, 16)], None),
+        (1, [], "1 call was answered 429"),
+        (57, [change(20, 4)], "57 calls were answered 429; calls in flight 20 -> 4"),
+        (
+            1200,
+            [change(64, 20), change(20, 4), change(4, 9, 2.5)],
+            "1,200 calls were answered 429; calls in flight 64 -> 4 -> 9; in the end 2.5 a second",
+        ),
+        (2, [change(20, 20)], "2 calls were answered 429"),
+    ],
+)
+def test_the_end_of_a_run_names_its_429s_and_what_they_did(calls, changes, told):
+    found = line("limits", rate_limited_calls=calls, limit_changes=changes)
+    assert found == (told and f"limits   {told}")
+
+
+def test_a_refusal_that_moved_nothing_is_no_change_of_the_limit():
+    moves = [change(20, 20), change(20, 4), change(4, 4), change(4, 4, 2.0), change(4, 4, 2.0)]
+    lines = limit_view(summary(limit_changes=moves))["lines"]
+    assert [(moved, rate) for _, moved, rate, _ in lines] == [
+        ("20 → 4", "as they come"),
+        ("4 → 4", "2 a second"),
+    ]
