@@ -42,12 +42,12 @@ def place_of_job(job: JobSpec) -> RunPlace:
         job=job.name,
         path=job.run_path,
         biller=biller_of(job, before=last_prices(manifest)),
-        invocation=last_invocation(manifest) or job.invocation,
+        invocation=last_invocation(manifest, output=job.output_path) or job.invocation,
     )
 
 
 def last_invocation(
-    manifest: Manifest | DamagedManifest | None, *, output: str | None = None
+    manifest: Manifest | DamagedManifest | None, *, output: Path | None = None
 ) -> str | None:
     """What to type behind a command to mean the last run: its endpoint, its model, its output.
 
@@ -62,8 +62,8 @@ def last_invocation(
     words = shlex.split(typed)
     for at, word in enumerate(words):
         flag = words[at - 1] if at else "JOB"
-        if flag == "--output" and output is not None and Path(output) != folder / word:
-            words[at] = output
+        if flag == "--output" and output is not None and output != folder / word:
+            words[at] = str(output)
         elif folder == Path.cwd():
             continue
         elif flag in ("--input", "--output") or (not at and not word.startswith("-")):
@@ -126,7 +126,7 @@ def remembered(path: Path) -> RunPlace:
         job=manifest.job["name"],
         path=path,
         biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
-        invocation=last_invocation(manifest),
+        invocation=last_invocation(manifest, output=path.with_name(path.name.removesuffix(SUFFIX))),
     )
 
 

@@ -23,7 +23,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary = RunSummary(
         job=work.job.name,
         origin=work.job.origin,
-        invocation=last_invocation(work.before) or work.job.invocation,
+        invocation=last_invocation(work.before, output=work.job.output_path) or work.job.invocation,
         run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),

@@ -37,8 +37,10 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
         flags |= _local_model()
     if arguments.command in _READERS and (before := described_before(arguments)) is not None:
         folder, told = before
-        output = str(Path.cwd() / folder.with_name(folder.name.removesuffix(SUFFIX)))
-        overrides = Overrides(flags={**flags, "output.path": output}, settings=arguments.settings)
+        output = Path.cwd() / folder.with_name(folder.name.removesuffix(SUFFIX))
+        overrides = Overrides(
+            flags={**flags, "output.path": str(output)}, settings=arguments.settings
+        )
         job = load_job(None, overrides, given=told.job["given"])
         yield replace(job, typed=last_invocation(told, output=output) or "")
         return
