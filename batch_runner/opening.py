@@ -20,10 +20,9 @@ from batch_runner.journal import (
     Replay,
     RunDirectory,
     read_manifest,
-    take_lock,
 )
 from batch_runner.keeping import keep_changed_rows
-from batch_runner.output_place import check_output, make_run_directory
+from batch_runner.output_place import check_output, locked_place
 from batch_runner.plan import (
     Dedupe,
     Wanted,
@@ -34,7 +33,7 @@ from batch_runner.plan import (
     unfinished,
 )
 from batch_runner.prompt import PromptBuilder
-from batch_runner.run_place import last_prices, missing_folders, removed_if_refused
+from batch_runner.run_place import last_prices
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Format, Table, open_table, suggest_delimiter
@@ -71,10 +70,8 @@ def open_work(
     directory = RunDirectory(job.run_path)
     with ExitStack() as stack:
         if lock is not None:
-            made = missing_folders(directory)
-            place = make_run_directory(job)
-            stack.enter_context(take_lock(place, policy=lock, on_wait=partial(_say_waiting, job)))
-            stack.enter_context(removed_if_refused(directory, made))  # while the lock is held
+            waiting = partial(_say_waiting, job)
+            stack.enter_context(locked_place(job, policy=lock, on_wait=waiting))
         before = _left_word(directory)
         if dedupe is None:  # copies must not turn into rows to pay for
             dedupe = Dedupe(before.extra.get("dedupe", Dedupe.OFF)) if before else Dedupe.OFF

@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batch_runner.disk import FULL, REAL_DISK, explained, make_folders
-from batch_runner.errors import InputError, JobError, StorageError, UsageError
+from batch_runner.disk import FULL, REAL_DISK, Disk, explained, make_folders
+from batch_runner.errors import BatchRunnerError, InputError, JobError, StorageError, UsageError
 from batch_runner.job import JobSpec
-from batch_runner.journal import RunDirectory
+from batch_runner.journal import Holder, LockPolicy, RunDirectory, take_lock
 from batch_runner.tables import (
     OpenAIBatchTable,
     Table,
@@ -159,7 +160,54 @@ def check_writable(job: JobSpec) -> None:
             )
 
 
-def make_run_directory(job: JobSpec) -> RunDirectory:
+@contextmanager
+def locked_place(
+    job: JobSpec,
+    *,
+    policy: LockPolicy,
+    on_wait: Callable[[Holder], None],
+    disk: Disk = REAL_DISK,
+) -> Iterator[None]:
+    """The run directory is there, and nobody else runs the job.
+
+    What had to be made for it goes again if the run is refused before anything lies in there.
+    """
+    directory = RunDirectory(job.run_path)
+    made = [f for f in (directory.path, *directory.path.parents) if not f.exists()]
+    try:
+        _make_run_directory(job)
+    except BatchRunnerError:
+        _remove_empty(made, disk)
+        raise
+    with take_lock(directory, policy=policy, on_wait=on_wait):
+        try:
+            yield
+        except BatchRunnerError:
+            if made:
+                _clear(directory, disk)  # while the lock is held: it goes, too
+                _remove_empty(made, disk)
+            raise
+
+
+def _clear(directory: RunDirectory, disk: Disk) -> None:
+    """What every run makes first is gone, if nothing else lies there."""
+    unused = {file.name: file for file in (directory.shortcut, directory.lock)}
+    with suppress(OSError):
+        there = {*disk.listdir(directory.path)}
+        if there <= {directory.segments.name, *unused}:
+            disk.rmdir(directory.segments)
+            for name in there & unused.keys():
+                disk.unlink(unused[name])
+
+
+def _remove_empty(folders: Sequence[Path], disk: Disk) -> None:
+    """Those that nothing lies in; the innermost comes first."""
+    for folder in folders:
+        with suppress(OSError):
+            disk.rmdir(folder)
+
+
+def _make_run_directory(job: JobSpec) -> None:
     """It is there, and the output can be written beside it.
 
     A place that cannot be written to is the user's mistake; a full or failing disk is not.
@@ -179,4 +227,3 @@ def make_run_directory(job: JobSpec) -> RunDirectory:
         is_missing = isinstance(cause, FileNotFoundError)
         hint = "" if is_missing else error.hint
         raise UsageError(str(error), hint=hint or "choose another output.path") from None
-    return directory

@@ -1,15 +1,13 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
-from batch_runner.disk import REAL_DISK, Disk
-from batch_runner.errors import BatchRunnerError, InputError, UsageError
+from batch_runner.errors import InputError, UsageError
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -128,38 +126,6 @@ def remembered(path: Path) -> RunPlace:
         biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
         invocation=last_invocation(manifest, output=path.with_name(path.name.removesuffix(SUFFIX))),
     )
-
-
-def missing_folders(directory: RunDirectory) -> list[Path]:
-    """The folders that `directory` still needs, innermost first."""
-    path = directory.path
-    return [folder for folder in (path, *path.parents) if not folder.exists()]
-
-
-@contextmanager
-def removed_if_refused(
-    directory: RunDirectory, made: Sequence[Path], *, disk: Disk = REAL_DISK
-) -> Iterator[None]:
-    """The folders that were `made` go again if a run is refused before it left anything in them."""
-    try:
-        yield
-    except BatchRunnerError:
-        with suppress(OSError):
-            if made and not disk.listdir(directory.segments):
-                _remove(directory, made, disk)
-        raise
-
-
-def _remove(directory: RunDirectory, made: Sequence[Path], disk: Disk) -> None:
-    unused = (directory.shortcut, directory.lock)
-    there = disk.listdir(directory.path)
-    if {*there} <= {directory.segments.name, *(file.name for file in unused)}:
-        disk.rmdir(directory.segments)
-        for file in unused:
-            if file.name in there:
-                disk.unlink(file)
-        for folder in made:
-            disk.rmdir(folder)
 
 
 def _price(fields: Mapping[str, str | None]) -> PriceSpec:

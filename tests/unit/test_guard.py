@@ -71,6 +71,13 @@ def test_a_refused_run_leaves_nothing_behind(job, main_cli, tmp_path, flags):
     assert [*(tmp_path / "new").iterdir()] == []
 
 
+def test_a_run_whose_folder_cannot_be_made_leaves_nothing_behind(job, main_cli, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    name_too_long = f"{'x' * 250}.csv"
+    assert main_cli("run", job, "-o", f"new/deep/{name_too_long}").code == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_run_refused_later_takes_nothing_away(job, main_cli, tmp_path):
     assert main_cli("run", job).code == 0
     before = sorted((tmp_path / "out.csv.run").rglob("*"))
