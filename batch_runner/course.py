@@ -123,19 +123,19 @@ class Course:
 
     def ask_again(self, asked: Request, ending: Completion | Failure) -> None:
         """The next attempt sends `asked`; should it fail, `ending` stands."""
-        self.fallback = self._told(ending)
+        self.fallback = self._said(ending)
         self.asked = asked
         self.edition += 1
 
     def result(self, ending: Completion | Failure, *, finished_at: float) -> RowResult:
         if self.response_id is not None and self.attempts:
             self.unknown[UnknownBilling.TIMEOUT] += 1  # still being made, and paid for one day
-        told = self._told(ending)
+        said = self._said(ending)
         if self.fallback is not None and isinstance(ending, Failure) and not ending.text:
-            told = self.fallback
-        reply = told.reply or {}
+            said = self.fallback
+        reply = said.reply or {}
         request = self.request
-        calls = getattr(told.ending, "tool_calls", ())
+        calls = getattr(said.ending, "tool_calls", ())
         return RowResult(
             key=request.key,
             row=request.row,
@@ -143,24 +143,24 @@ class Course:
             request_bytes=self.asked.input_bound_bytes,
             max_output_tokens=self.asked.max_output_tokens,
             asked_model=request.model,
-            ending=told.ending,
+            ending=said.ending,
             attempts=self.attempts,
             billed=tuple(self.billed),
-            final_usage=told.usage,
+            final_usage=said.usage,
             unknown=dict(self.unknown),
             model=_text(reply.get("model")),
             service_tier=_text(reply.get("service_tier")),
             response_id=_text(reply.get("id")) or self.response_id,
-            http_status=told.http_status,
-            request_id=told.request_id,
+            http_status=said.http_status,
+            request_id=said.request_id,
             finish_reason=responses.finish_reason(reply, has_calls=bool(calls)) if reply else None,
             latency_seconds=self.latency_seconds,
             started_at=self.started_at,
             finished_at=finished_at,
-            reply=told.reply,
+            reply=said.reply,
         )
 
-    def _told(self, ending: Completion | Failure) -> Said:
+    def _said(self, ending: Completion | Failure) -> Said:
         return Said(
             ending,
             reply=self.reply,

@@ -90,7 +90,7 @@ class CellWriter:
         self._escape = escape_formulas
         self._needs_quotes = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
 
-    def new(self, values: Sequence[Any], kinds: Sequence[ColumnKind]) -> list[str]:
+    def new_cells(self, values: Sequence[Any], kinds: Sequence[ColumnKind]) -> list[str]:
         """The cells of new columns, for one row."""
         cells = []
         for value, kind in zip(values, kinds, strict=True):

@@ -155,7 +155,7 @@ def _write_csv(
     target.write(cells.encoded(delimiter.join(map(cells.quoted, header)) + "\n"))
     for row, new in answered:
         texts = [cells.quoted(plain_text(row.values.get(name))) for name in names]
-        texts += cells.new(new, kinds)
+        texts += cells.new_cells(new, kinds)
         line = delimiter.join(texts) or '""'  # an empty line would be no row
         target.write(cells.encoded(line + "\n"))
 

@@ -102,7 +102,7 @@ class CsvTable(Table):
                 continue
             own, end = first.cut_end(record.raw)
             added = self.delimiter * (len(self.header) - len(record.cells))
-            added += "".join([self.delimiter + cell for cell in cells.new(new, kinds)])
+            added += "".join([self.delimiter + cell for cell in cells.new_cells(new, kinds)])
             target.write(owed + own + cells.encoded(added) + end)
             owed = b"" if end else end_of_line
             written += 1
