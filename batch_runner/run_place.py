@@ -1,5 +1,6 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def run_folder(name: str) -> Path | None:
 
 def remembered(path: Path) -> RunPlace:
     """A run directory whose job file nobody named: its manifest keeps name and prices."""
-    path = path.absolute()  # the shortcut knows its segments so
+    path = Path(os.path.abspath(path))  # noqa: PTH100  # without dots, as the shortcut names segments
     manifest = read_manifest(RunDirectory(path).manifest)
     if not isinstance(manifest, Manifest):
         return RunPlace(job=path.name.removesuffix(SUFFIX), path=path, biller=Biller(PriceBook({})))

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Self
 
 from batch_runner.disk import explained
-from batch_runner.errors import LockedError
+from batch_runner.errors import LockedError, StorageError
 from batch_runner.journal.directory import RunDirectory
 
 
 _PATIENCE_SECONDS = 0.15  # `status` looks at the lock for less than a millisecond
 _PAUSE_SECONDS = 0.01
+_TRIES = 20
+"""To make a folder again that somebody else is removing."""
 
 
 class LockPolicy(StrEnum):
@@ -89,7 +91,8 @@ def take_lock(
     Raises LockedError naming the holder, StorageError where no lock can be had.
     """
     patient_until = time.monotonic() + _PATIENCE_SECONDS
-    while (lock := _try_lock(directory)) is None:
+    tries_left = _TRIES
+    while (lock := _try_lock(directory, may_be_gone=tries_left < _TRIES)) is None:
         if time.monotonic() >= patient_until:
             holder = _read_holder(directory.lock)
             if policy is not LockPolicy.WAIT:
@@ -102,9 +105,20 @@ def take_lock(
                 on_wait(holder)
                 on_wait = None
         time.sleep(_PAUSE_SECONDS)
-        if not directory.segments.is_dir():
-            directory.create()  # whoever was refused meanwhile has taken its folders along
+        tries_left -= _made_again(directory, may_fail=tries_left > 0)
     return lock
+
+
+def _made_again(directory: RunDirectory, *, may_fail: bool) -> bool:
+    """Whether the folders had to be made: whoever was refused meanwhile takes its own along."""
+    if directory.segments.is_dir():
+        return False
+    try:
+        directory.create()
+    except StorageError:  # they were going at this very moment
+        if not may_fail:
+            raise
+    return True
 
 
 def is_locked(directory: RunDirectory) -> Holder | None:
@@ -125,15 +139,20 @@ def is_locked(directory: RunDirectory) -> Holder | None:
     return None
 
 
-def _try_lock(directory: RunDirectory) -> Lock | None:
+def _try_lock(directory: RunDirectory, *, may_be_gone: bool) -> Lock | None:
     """The lock, with its holder's name in it; None when it is taken."""
     with explained("lock", directory.lock):
-        fd = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if may_be_gone:
+                return None
+            raise
         lock = Lock([fd])
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_ours = _is_file_at(fd, directory.lock) and _lock_folder(directory.path, lock)
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):  # taken, or going with its folder
             is_ours = False
         except BaseException:
             lock.close()

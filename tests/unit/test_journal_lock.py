@@ -4,6 +4,8 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -130,21 +132,19 @@ def test_a_place_without_a_lock_file_is_a_storage_error(tmp_path):
         take_lock(RunDirectory(tmp_path / "none.run"))
 
 
-def test_who_waited_for_a_run_that_was_refused_makes_the_folders_anew(directory):
+@pytest.mark.parametrize("turn", range(10))
+def test_who_waited_for_a_run_that_was_refused_makes_the_folders_anew(directory, turn):
     """A refused run takes the folders along that it has made, the lock included."""
     refused = take_lock(directory)
-    taken = []
-    waiting = threading.Thread(
-        target=lambda: taken.append(take_lock(directory, policy=LockPolicy.WAIT))
-    )
-    waiting.start()
-    time.sleep(0.3)
-    directory.segments.rmdir()
-    directory.lock.unlink()
-    directory.path.rmdir()
-    refused.close()
-    waiting.join(10)
-    with taken[0]:
-        assert directory.segments.is_dir()
-        with pytest.raises(LockedError):
-            take_lock(directory)
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(take_lock, directory, policy=LockPolicy.WAIT)
+        time.sleep(0.02 + turn / 1000)  # anywhere between two looks at the lock
+        directory.segments.rmdir()
+        directory.lock.unlink()
+        with suppress(OSError):  # the other may have been quicker
+            directory.path.rmdir()
+        refused.close()
+        with waiting.result(10):
+            assert directory.segments.is_dir()
+            with pytest.raises(LockedError):
+                take_lock(directory)
