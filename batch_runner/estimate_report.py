@@ -16,6 +16,9 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
     for model, match in found.models.items():
         price = "no price is known (see batch-runner prices, or add [prices])"
         yield f"model    {model}: {price if match is None else match.describe()}"
+    if not found.to_send and found.sample is None:
+        yield "cost     nothing is left to send"
+        return
     yield from _ceilings(found)
     if found.repeats.requests:
         yield f"dedupe   {_dedupe(found)}"

@@ -95,19 +95,14 @@ class Spending:
         held, next_call = budget.reserved, dollars_at_most(budget.guess(ceiling))
         set_aside = f", has set {dollars(held)} aside for calls in flight" if held else ""
         words = (
-            f"max_cost {dollars(budget.limit)} is used up: this run has spent "
+            f"max_cost {dollars(budget.limit)} does not cover another call: this run has spent "
             f"{dollars(budget.spent)}{set_aside}, and the next call may cost {next_call}"
         )
-        way_out = "a higher --max-cost"
+        way_out = "run again to go on: each run counts its own spending"
         if budget.guess(ceiling) > budget.limit:
             words = f"max_cost {dollars(budget.limit)} is less than one call may cost: {next_call}"
-            way_out += " or a lower max_output_tokens"
-        self.stop(
-            RunStoppedError(
-                words,
-                hint=f"run again with {way_out} to go on; each run counts its own spending",
-            )
-        )
+            way_out = "run again with a higher --max-cost or a lower max_output_tokens to go on"
+        self.stop(RunStoppedError(words, hint=way_out))
 
     def _warn_of_budget(self, budget: Budget) -> None:
         if self._told_nearly or budget.spent < _NEARLY * budget.limit:

@@ -67,6 +67,15 @@ def test_without_a_sample_nothing_is_sent_and_nothing_is_written(job_in, server,
     assert "at most" in ran.out
 
 
+def test_a_finished_job_is_told_to_have_nothing_left(job_in, main_cli):
+    job_in(3)
+    assert main_cli("run", "job.toml").code == 0
+    ran = main_cli("estimate", "job.toml")
+    assert ran.code == 0
+    assert "nothing is left to send" in ran.out
+    assert "(;" not in ran.out
+
+
 def test_the_ceiling_is_above_what_the_run_then_costs(job_in, server):
     job = load_job(job_in())
     found = estimate(job)
