@@ -46,6 +46,8 @@ class CheckReport:
     first_without: int | None = None
     """The first such row, counted from 1."""
     duplicates: int
+    dedupe: bool
+    """They share the answer of the first."""
     input: str
     output: str
     endpoint: str
@@ -81,7 +83,8 @@ class CheckReport:
             yield f"         {rows} no request, for an empty or unusable cell: {first}"
         if self.duplicates:
             rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
-            yield f"         {rows} for the same as another (run --dedupe sends it once)"
+            shared = "answered by one call" if self.dedupe else "run --dedupe sends it once"
+            yield f"         {rows} for the same as another ({shared})"
         yield f"endpoint {self.model_in_words} at {self.endpoint}, {self.key_source}"
         yield f"output   {self.output}"
         for warning in self.warnings:
@@ -146,6 +149,7 @@ def check(job: JobSpec) -> CheckReport:
             without_request=plan.unsendable.total(),
             first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
             duplicates=plan.duplicates,
+            dedupe=plan.dedupe,
             input=_files(work.table.paths),
             output=str(job.output_path),
             endpoint=job.endpoint.base_url,

@@ -282,7 +282,7 @@ def _setting(text: str, *, who: str) -> tuple[str, Any]:
 
 def _lay(tables: dict[str, Any], key: str, value: Any, *, who: str) -> None:
     """Put the value of `table.key` over what is there; None takes away what is there."""
-    *path, last = _steps(key)
+    *path, last = steps_of(key)
     table: Any = tables
     for name in path:
         table = table.setdefault(name, {}) if isinstance(table, dict) else None
@@ -299,13 +299,13 @@ def _lay(tables: dict[str, Any], key: str, value: Any, *, who: str) -> None:
 
 def _spelled(key: str) -> str:
     """The key as messages about it spell it: the name of a model stands in quotes."""
-    steps = _steps(key)
+    steps = steps_of(key)
     if steps[0] == "prices" and len(steps) > 1:
         steps[1] = f'"{steps[1]}"'
     return ".".join(steps)
 
 
-def _steps(key: str) -> list[str]:
+def steps_of(key: str) -> list[str]:
     """The parts of a dotted key; a part with dots of its own stands in quotes, as in TOML."""
     table: Any
     try:

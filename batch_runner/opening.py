@@ -81,23 +81,15 @@ def open_work(
         stack.enter_context(found)
         earlier_segments = len(found.index.files)
         made_of = None if builder.reads_files else parts_of_plan(job, table.paths, dedupe)
-        # Whoever only reads shows what was shared; a run is what may be refused.
-        shared = Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe
         plan = None if watch else known_plan(shortcut, made_of)
-        if plan is None:
-            plan = make_plan(
-                job,
-                table,
-                builder,
-                found.index,
-                wanted=wanted,
-                new_columns=columns.columns,
-                dedupe=shared,
-                watch=watch,
-            )
-        else:
+        if plan is not None:
             check_new_columns(job, plan.columns, columns.columns)
             plan.choose(found.index, wanted)
+        else:
+            # Whoever only reads shows what was shared; a run is what may be refused.
+            shared = Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe
+            planned = partial(make_plan, new_columns=columns.columns, dedupe=shared, watch=watch)
+            plan = planned(job, table, builder, found.index, wanted=wanted)
         work = Work(
             job=job,
             table=table,

@@ -12,13 +12,14 @@ from typing import Any
 from batch_runner.concurrency import Concurrency
 from batch_runner.errors import UsageError
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job, steps_of
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.redact import MASK, without_passwords
 from batch_runner.run_place import SUFFIX, last_invocation, run_folder
 
 
 _PATH_FLAGS = ("input", "output")
+_SECRET_SETTINGS = (("endpoint", "headers"), ("endpoint", "proxy"), ("request", "tools"))
 _READERS = ("status", "export", "reparse", "convert", "report", "verify")
 """Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
@@ -154,8 +155,7 @@ def _typed(arguments: argparse.Namespace) -> str:
     words += ["--local"] if getattr(arguments, "local", False) else []
     for setting in arguments.settings:
         key, _, _ = setting.partition("=")
-        plain = "".join(c for c in key if c not in "\"' ")  # TOML lets a key be spelt in many ways
-        is_secret = plain.startswith(("endpoint.headers", "endpoint.proxy", "request.tools"))
+        is_secret = tuple(steps_of(key)[:2]) in _SECRET_SETTINGS
         words += ["--set", f"{key}={MASK}" if is_secret else setting]
     return shlex.join(map(without_passwords, words))
 

@@ -57,6 +57,15 @@ def test_machines_get_the_same_as_json(job, main_cli):
     assert len(told["input_tokens"]) == 3
 
 
+def test_rows_that_ask_for_the_same_are_told_with_what_becomes_of_them(job, main_cli):
+    (main_cli.folder / "in.csv").write_text("id,body\n1,same\n2,same\n3,other\n")
+    told = "1 row asks for the same as another"
+    alone = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert f"{told} (run --dedupe sends it once)" in alone
+    main_cli("run", "job.toml", "--dedupe", "-q", MY_API_KEY=KEY)
+    assert f"{told} (answered by one call)" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
+
+
 def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
     ran = main_cli("check", "job.toml")
     assert ran.code == 2

@@ -24,9 +24,12 @@ def test_what_is_typed_again_holds_no_secret():
     typed = described(
         "--set", "endpoint.proxy=http://user:hunter2hunter2@proxy:1",
         "--set", 'endpoint.headers.x-tenant="s3cret-s3cret"',
+        "--set", '"endpoint" . headers = {x-other="s3cret-s3cret"}',
+        "--set", "limits.rpm=60",
     ).invocation  # fmt: skip
     assert "hunter2" not in typed
     assert "s3cret" not in typed
+    assert "--set limits.rpm=60" in typed
 
 
 def test_local_answers_are_never_taken_for_those_of_the_model_in_the_job():
