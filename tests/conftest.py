@@ -1,5 +1,6 @@
 """What most tests stand on: a clean environment, a fault server, and the command line as users have it."""
 
+import logging
 import os
 import runpy
 import signal
@@ -33,6 +34,18 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ours = name.startswith(("BATCH_RUNNER_", "OPENAI_")) or name.endswith("_API_KEY")
         if ours or name.lower().endswith("_proxy") or name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def clean_logging() -> Iterator[None]:
+    """What a command sets up for its log ends with the test that ran it."""
+    yield
+    log = logging.getLogger("batch_runner")
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
 
 
 @pytest.fixture
