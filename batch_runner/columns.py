@@ -35,6 +35,10 @@ class Ending:
     """The parsed JSON answer, for JSON columns."""
 
 
+def _field(name: str) -> Callable[[Ending], Any]:
+    return lambda ending: ending.told.get(name)
+
+
 def _latency(ending: Ending) -> float | None:
     seconds = ending.told.get("latency_seconds")
     return None if seconds is None else round(seconds, 3)
@@ -46,14 +50,6 @@ def _time(name: str) -> Callable[[Ending], datetime | None]:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
     return read
-
-
-def _told(name: str) -> Callable[[Ending], Any]:
-    return lambda ending: ending.told.get(name)
-
-
-def _count(name: str) -> Callable[[Ending], int | None]:
-    return lambda ending: stored.usage(ending.told).get(name)
 
 
 def _completion(ending: Ending) -> Completion | None:
@@ -75,33 +71,39 @@ def _unknown(ending: Ending) -> int | None:
     return sum(ending.told.get("unknown", {}).values()) if ending.told else None
 
 
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 K = ColumnKind
-_STANDARD: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
+_Reader = Callable[[Ending], Any] | None
+"""None: the count of that name in the usage of the final attempt."""
+_STANDARD: Mapping[str, tuple[ColumnKind, _Reader]] = {
     "output": (K.TEXT, lambda e: e.text or None),
     "status": (K.TEXT, lambda e: e.status.value),
     "error_code": (K.TEXT, lambda e: str(e.code) if e.code else None),
     "error": (K.TEXT, lambda e: e.message),
-    "input_tokens": (K.INTEGER, _count("input_tokens")),
-    "cached_tokens": (K.INTEGER, _count("cached_tokens")),
-    "output_tokens": (K.INTEGER, _count("output_tokens")),
-    "reasoning_tokens": (K.INTEGER, _count("reasoning_tokens")),
-    "total_tokens": (K.INTEGER, _count("total_tokens")),
+    "input_tokens": (K.INTEGER, None),
+    "cached_tokens": (K.INTEGER, None),
+    "output_tokens": (K.INTEGER, None),
+    "reasoning_tokens": (K.INTEGER, None),
+    "total_tokens": (K.INTEGER, None),
     "cost_usd": (K.NUMBER, lambda e: float(e.cost) if e.cost is not None else None),
-    "model": (K.TEXT, _told("model")),
-    "attempts": (K.COUNT, _told("attempts")),
+    "model": (K.TEXT, _field("model")),
+    "attempts": (K.COUNT, _field("attempts")),
     "latency_s": (K.NUMBER, _latency),
     "tool_calls": (K.JSON, _tool_calls),
     "source_file": (K.TEXT, lambda e: e.source),
 }
-_FULL: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
-    "cache_write_tokens": (K.INTEGER, _count("cache_write_tokens")),
+_FULL: Mapping[str, tuple[ColumnKind, _Reader]] = {
+    "cache_write_tokens": (K.INTEGER, None),
     "reasoning": (K.TEXT, _reasoning),
     "billing_unknown": (K.COUNT, _unknown),
-    "finish_reason": (K.TEXT, _told("finish_reason")),
-    "service_tier": (K.TEXT, _told("service_tier")),
-    "response_id": (K.TEXT, _told("response_id")),
-    "request_key": (K.TEXT, _told("result")),
-    "run_id": (K.TEXT, _told("run_id")),
+    "finish_reason": (K.TEXT, _field("finish_reason")),
+    "service_tier": (K.TEXT, _field("service_tier")),
+    "response_id": (K.TEXT, _field("response_id")),
+    "request_key": (K.TEXT, _field("result")),
+    "run_id": (K.TEXT, _field("run_id")),
     "started_at": (K.TIMESTAMP, _time("started_at")),
     "finished_at": (K.TIMESTAMP, _time("finished_at")),
     "citations": (K.JSON, lambda e: citations(e.told.get("reply")) or None),
@@ -109,10 +111,6 @@ _FULL: Mapping[str, tuple[ColumnKind, Callable[[Ending], Any]]] = {
 }
 _ALL = {**_STANDARD, **_FULL}
 _MINIMAL = ("output", "status", "error_code")
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +130,13 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     columns = [Column(name=job.output.prefix + n, kind=_ALL[n][0]) for n in names]
     columns += [Column(name=c, kind=_json_kind(job, p)) for p, c in pointers.items()]
     _check_unique(job, columns)
-    readers = [_ALL[name][1] for name in names]
+    computed = [(name, read) for name in names if (read := _ALL[name][1]) is not None]
 
     def cells(ending: Ending) -> list[Any]:
-        row = [read(ending) for read in readers]
+        shown = dict(stored.usage(ending.told))
+        for name, read in computed:
+            shown[name] = read(ending)
+        row = list(map(shown.get, names))
         row += [at_pointer(ending.answer, pointer) for pointer in pointers]
         return row
 

@@ -6,8 +6,8 @@ per-call fees; what a hosted tool adds (web searches, storage) is not in a token
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from batch_runner.frozen import frozen
 from batch_runner.job import PriceSpec
@@ -46,8 +46,6 @@ class Quote:
 
 
 _UNPRICED = Quote(dollars=None, doubts=(Doubt.NO_PRICE,))
-_UNCOUNTED = Quote(dollars=None, doubts=(Doubt.NO_COUNT,))
-_CONTRADICTORY = Quote(dollars=None, doubts=(Doubt.CONTRADICTION,))
 
 
 class PriceBook:
@@ -86,25 +84,28 @@ class PriceBook:
 
     def cost(self, billed: Billed, *, asked: str | None = None) -> Decimal | None:
         """Exact dollars of one attempt; None when the price or a needed count is unknown."""
-        return self.quote(billed, asked=asked).dollars
+        match = self._match(billed, asked)
+        if match is None:
+            return None
+        counts = _counted(billed.usage)
+        if isinstance(counts, Doubt):
+            return None
+        rates = _step(match.rates, counts.input)
+        return _dollars(rates, counts, plain=rates.input, answer=rates.output)
 
     def quote(self, billed: Billed, *, asked: str | None = None) -> Quote:
         """The cost of one attempt with its doubts.
 
         Counts that are negative, or parts larger than their whole, make the cost unknown.
         """
-        match = self.resolve(
-            billed.model, asked=asked, service_tier=billed.service_tier, at=billed.at
-        )
+        match = self._match(billed, asked)
         if match is None:
             return _UNPRICED
         usage = billed.usage
-        if usage.input_tokens is None or usage.output_tokens is None:
-            return _UNCOUNTED
-        counts = _Counts.of(usage, usage.input_tokens, usage.output_tokens)
-        if min(counts.plain, counts.cached, counts.written, counts.answer, counts.reasoning) < 0:
-            return _CONTRADICTORY
-        rates = _step(match.rates, usage.input_tokens)
+        counts = _counted(usage)
+        if isinstance(counts, Doubt):
+            return Quote(dollars=None, doubts=(counts,))
+        rates = _step(match.rates, counts.input)
         dollars = _dollars(rates, counts, plain=rates.input, answer=rates.output)
         least = most = dollars
         plain, answer = _possible_rates(rates, usage)
@@ -156,6 +157,11 @@ class PriceBook:
             if input_tokens > rates.above_input_tokens
         )
 
+    def _match(self, billed: Billed, asked: str | None) -> PriceMatch | None:
+        return self.resolve(
+            billed.model, asked=asked, service_tier=billed.service_tier, at=billed.at
+        )
+
     def _look_up(
         self, model: str, asked: str | None, service_tier: str | None, at: float | None
     ) -> PriceMatch | None:
@@ -169,24 +175,30 @@ class PriceBook:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
+class _Counts(NamedTuple):
     """The tokens of a call, each counted once."""
 
+    input: int
+    """The first three parts together."""
     plain: int
     cached: int
     written: int
     answer: int
     reasoning: int
 
-    @classmethod
-    def of(cls, usage: Usage, input_tokens: int, output_tokens: int) -> "_Counts":
-        cached = usage.cached_tokens or 0
-        written = usage.cache_write_tokens or 0
-        reasoning = usage.reasoning_tokens or 0
-        return cls(
-            input_tokens - cached - written, cached, written, output_tokens - reasoning, reasoning
-        )
+
+def _counted(usage: Usage) -> _Counts | Doubt:
+    """The counts, or why they have no price."""
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return Doubt.NO_COUNT
+    cached = usage.cached_tokens or 0
+    written = usage.cache_write_tokens or 0
+    reasoning = usage.reasoning_tokens or 0
+    plain = usage.input_tokens - cached - written
+    answer = usage.output_tokens - reasoning
+    if min(plain, cached, written, answer, reasoning) < 0:
+        return Doubt.CONTRADICTION
+    return _Counts(usage.input_tokens, plain, cached, written, answer, reasoning)
 
 
 def _dollars(rates: Rates, counts: _Counts, *, plain: Decimal, answer: Decimal) -> Decimal:

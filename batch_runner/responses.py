@@ -98,28 +98,27 @@ def read_output(reply: Mapping[str, Any]) -> ReplyOutput:
 
     Where messages carry a phase, only the final answer is text.
     """
-    messages: list[tuple[str, str]] = []
+    texts: list[str] = []
+    final_texts: list[str] = []
     refusals: list[str] = []
     reasoning: list[str] = []
     calls: list[Mapping[str, Any]] = []
     for item in _mappings(reply.get("output")):
         kind = item.get("type")
         if kind == "message":
-            phase = str(item.get("phase") or "")
+            said = final_texts if item.get("phase") == "final_answer" else texts
             for part in _mappings(item.get("content")):
-                text = part.get("text")
                 if part.get("type") == "refusal":
                     refusals.append(str(part.get("refusal") or ""))
-                elif isinstance(text, str):
-                    messages.append((phase, text))
+                elif isinstance(text := part.get("text"), str):
+                    said.append(text)
         elif kind == "reasoning":
-            texts = (part.get("text") for part in _mappings(item.get("summary")))
-            reasoning += [text for text in texts if isinstance(text, str)]
+            summary = (part.get("text") for part in _mappings(item.get("summary")))
+            reasoning += [text for text in summary if isinstance(text, str)]
         elif isinstance(kind, str) and kind in _CALLS:
             calls.append({name: item.get(name) for name in ("name", "call_id", _CALLS[kind])})
-    final = [text for phase, text in messages if phase == "final_answer"]
     return ReplyOutput(
-        text="".join(final or [text for _, text in messages]),
+        text="".join(final_texts or texts),
         refusal="\n".join(refusals),
         reasoning="\n\n".join(reasoning),
         tool_calls=tuple(calls),

@@ -60,7 +60,7 @@ def usage(told: Told) -> Told:
 
 
 def billed(told: Told) -> tuple[Billed, ...]:
-    return tuple(
+    found = [
         Billed(
             usage=Usage(**one["usage"]),
             model=one["model"],
@@ -68,7 +68,8 @@ def billed(told: Told) -> tuple[Billed, ...]:
             at=one["at"],
         )
         for one in told.get("billed") or ()
-    )
+    ]
+    return tuple(found)
 
 
 def of_a_copy(told: Told) -> Told:

@@ -11,7 +11,7 @@ from typing import Any
 from batch_runner import stored
 from batch_runner.errors import UsageError
 from batch_runner.frozen import frozen
-from batch_runner.jsonbytes import decode, encode
+from batch_runner.jsonbytes import decode_own, encode
 from batch_runner.records import (
     Billed,
     Completion,
@@ -92,7 +92,7 @@ def header_body(header: Header) -> bytes:
 
 def read_header(line: bytes) -> Header:
     """Raises UsageError for a journal of a later batch_runner."""
-    fields = decode(line)["header"]
+    fields = decode_own(line)["header"]
     if fields["format"] > FORMAT:
         raise UsageError(
             f"the journal has format {fields['format']!r}; this batch_runner reads up to {FORMAT}",
@@ -117,7 +117,7 @@ def queued_body(key: bytes, attempt: int, response_id: str) -> bytes:
 
 def read_queued(line: bytes) -> str:
     """The id of the response."""
-    return str(decode(line)["response_id"])
+    return str(decode_own(line)["response_id"])
 
 
 def intent_body(intent: Intent) -> bytes:
@@ -134,7 +134,7 @@ def intent_body(intent: Intent) -> bytes:
 
 
 def read_intent(line: bytes) -> Intent:
-    fields = decode(line)
+    fields = decode_own(line)
     return Intent(
         key=bytes.fromhex(fields["intent"]),
         attempt=fields["attempt"],
@@ -189,13 +189,13 @@ def state_of(result: bytes) -> bytes:
 
 
 def read_state(state: bytes) -> tuple[RowStatus, str | None]:
-    fields = decode(b"{" + state.removeprefix(b'",') + b"}")
+    fields = decode_own(b"{" + state.removeprefix(b'",') + b"}")
     return RowStatus(fields["status"]), fields["code"]
 
 
 def read_told(line: bytes) -> dict[str, Any]:
     """The fields of a result's line."""
-    return decode(line)  # type: ignore[no-any-return]  # its checksum holds: it is what was written
+    return decode_own(line)  # type: ignore[no-any-return]  # its checksum holds: it is what was written
 
 
 def read_result(line: bytes, *, run_id: str | None = None) -> RowResult:
@@ -226,9 +226,9 @@ def read_dues(line: bytes) -> Dues:
     # Inside a text these quotes would be escaped. Elsewhere in a tool call the cut gives no JSON.
     head, cut, _ = line.partition(b',"reply":')
     try:
-        fields = decode(head + b"}" if cut else line)
+        fields = decode_own(head + b"}" if cut else line)
     except ValueError:
-        fields = decode(line)
+        fields = decode_own(line)
     return Dues(
         billed=stored.billed(fields),
         unknown=sum(fields.get("unknown", {}).values()),

@@ -4,15 +4,14 @@ import base64
 import datetime as dt
 import json
 import math
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from batch_runner.records import ColumnKind
+from batch_runner.records import Column, ColumnKind
 
 
-_FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_START = frozenset("=+-@\t\r")
 
 
 def rfc3339(moment: dt.datetime) -> str:
@@ -67,6 +66,8 @@ def _is_encodable(text: str) -> bool:
 
 def plain_text(value: Any) -> str:
     """The value as a person writes it in a cell: no quotes, null is empty."""
+    if type(value) is int:  # most of them are counts; a bool is not one
+        return str(value)
     if isinstance(value, str):
         return value
     if value is None:
@@ -82,38 +83,31 @@ def plain_text(value: Any) -> str:
 class CellWriter:
     """New cells as CSV text. Counts what the readers of the output should be told."""
 
-    def __init__(self, *, delimiter: str, encoding: str, escape_formulas: bool) -> None:
+    def __init__(
+        self, columns: Sequence[Column], *, delimiter: str, encoding: str, escape_formulas: bool
+    ) -> None:
         self.formula_cells = 0
         self.unencodable_rows = 0
         self._delimiter = delimiter
         self._encoding = encoding
         self._escape = escape_formulas
-        self._needs_quotes = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
+        text_of = {ColumnKind.TEXT: self._text, ColumnKind.JSON: json_text}
+        self._text_of = [text_of.get(column.kind, plain_text) for column in columns]
 
-    def new_cells(self, values: Sequence[Any], kinds: Sequence[ColumnKind]) -> list[str]:
-        """The cells of new columns, for one row."""
-        cells = []
-        for value, kind in zip(values, kinds, strict=True):
-            if value is None:
-                cells.append("")
-            elif type(value) is int:  # most of them are counts; a bool is not one
-                cells.append(self.quoted(str(value)))
-            else:
-                cells.append(self._cell(value, kind))
-        return cells
+    def new_cells(self, values: Sequence[Any]) -> list[str]:
+        """The cells of new columns, for one row, before they are joined."""
+        return [
+            "" if value is None else text_of(value)
+            for value, text_of in zip(values, self._text_of, strict=True)
+        ]
 
-    def _cell(self, value: Any, kind: ColumnKind) -> str:
-        """Text that a spreadsheet would run is counted, maybe escaped."""
-        if kind is ColumnKind.JSON:
-            return self.quoted(json_text(value))
-        text = plain_text(value)
-        if kind is ColumnKind.TEXT and text.startswith(_FORMULA_START):
-            self.formula_cells += 1
-            text = "'" + text if self._escape else text
-        return self.quoted(text)
-
-    def quoted(self, text: str) -> str:
-        return '"' + text.replace('"', '""') + '"' if self._needs_quotes(text) else text
+    def joined(self, cells: Sequence[str]) -> str:
+        """The cells of one row, in quotes where they need it."""
+        line = self._delimiter.join(cells)
+        # Most rows need no quotes at all, and counting is quicker than looking at each cell.
+        if line.count(self._delimiter) >= len(cells) or self._breaks_out(line):
+            return self._delimiter.join(map(self._quoted, cells))
+        return line
 
     def encoded(self, text: str) -> bytes:
         try:
@@ -121,3 +115,19 @@ class CellWriter:
         except UnicodeEncodeError:
             self.unencodable_rows += 1
             return text.encode(self._encoding, "backslashreplace")
+
+    def _text(self, value: Any) -> str:
+        """Text that a spreadsheet would run is counted, maybe escaped."""
+        text = value if type(value) is str else plain_text(value)
+        if text[:1] in _FORMULA_START:
+            self.formula_cells += 1
+            text = "'" + text if self._escape else text
+        return text
+
+    def _quoted(self, text: str) -> str:
+        if self._delimiter in text or self._breaks_out(text):
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    def _breaks_out(self, text: str) -> bool:
+        return '"' in text or "\n" in text or "\r" in text

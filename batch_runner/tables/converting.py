@@ -34,9 +34,9 @@ def convert(
         case Format.CSV:
             names = header or tuple(_kinds(rows()))
             cells = CellWriter(
-                delimiter=delimiter, encoding="utf-8", escape_formulas=escape_formulas
+                columns, delimiter=delimiter, encoding="utf-8", escape_formulas=escape_formulas
             )
-            _write_csv(target, answered, columns, names=names, cells=cells, delimiter=delimiter)
+            _write_csv(target, answered, columns, names=names, cells=cells)
             return answered.report(cells)
         case Format.PARQUET:
             kinds = dict.fromkeys(header, ColumnKind.TEXT) if header else _kinds(rows())
@@ -148,15 +148,12 @@ def _write_csv(
     *,
     names: Sequence[str],
     cells: CellWriter,
-    delimiter: str,
 ) -> None:
     header = [*names, *(column.name for column in columns)]
-    kinds = [column.kind for column in columns]
-    target.write(cells.encoded(delimiter.join(map(cells.quoted, header)) + "\n"))
+    target.write(cells.encoded(cells.joined(header) + "\n"))
     for row, new in answered:
-        texts = [cells.quoted(plain_text(row.values.get(name))) for name in names]
-        texts += cells.new_cells(new, kinds)
-        line = delimiter.join(texts) or '""'  # an empty line would be no row
+        texts = [plain_text(row.values.get(name)) for name in names]
+        line = cells.joined(texts + cells.new_cells(new)) or '""'  # an empty line would be no row
         target.write(cells.encoded(line + "\n"))
 
 

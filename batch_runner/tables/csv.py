@@ -86,15 +86,17 @@ class CsvTable(Table):
     ) -> WriteReport:
         first = self.files[0]
         cells = CellWriter(
-            delimiter=self.delimiter, encoding=first.encoding, escape_formulas=escape_formulas
+            columns,
+            delimiter=self.delimiter,
+            encoding=first.encoding,
+            escape_formulas=escape_formulas,
         )
-        names = "".join(self.delimiter + cells.quoted(column.name) for column in columns)
+        names = self._behind(cells, [column.name for column in columns])
         header, end = first.cut_end(_header_record(first, self.delimiter).raw)
         target.write(first.mark + header + cells.encoded(names) + end)
         end_of_line = end or first.line_feed
         owed = b"" if end else end_of_line  # due before the next record, not after the last
         written = left_out = 0
-        kinds = [column.kind for column in columns]
         for row, record in self._rows_and_records(ignore):
             new = answer(row)
             if new is None:
@@ -102,7 +104,7 @@ class CsvTable(Table):
                 continue
             own, end = first.cut_end(record.raw)
             added = self.delimiter * (len(self.header) - len(record.cells))
-            added += "".join([self.delimiter + cell for cell in cells.new_cells(new, kinds)])
+            added += self._behind(cells, cells.new_cells(new))
             target.write(owed + own + cells.encoded(added) + end)
             owed = b"" if end else end_of_line
             written += 1
@@ -112,6 +114,9 @@ class CsvTable(Table):
             formula_cells=cells.formula_cells,
             unencodable_rows=cells.unencodable_rows,
         )
+
+    def _behind(self, cells: CellWriter, new: list[str]) -> str:
+        return self.delimiter + cells.joined(new) if new else ""
 
 
 class _Record(NamedTuple):
