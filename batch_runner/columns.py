@@ -136,9 +136,10 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
         shown = dict(stored.usage(ending.told))
         for name, read in computed:
             shown[name] = read(ending)
-        row = list(map(shown.get, names))
-        row += [at_pointer(ending.answer, pointer) for pointer in pointers]
-        return row
+        if not pointers:
+            return [*map(shown.get, names)]
+        answered = [at_pointer(ending.answer, pointer) for pointer in pointers]
+        return [*map(shown.get, names), *answered]
 
     return OutputColumns(columns=tuple(columns), cells=cells)
 

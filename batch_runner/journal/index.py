@@ -87,14 +87,8 @@ class Index:
             return None
         status, code = self._endings[shape >> _LENGTH_BITS]
         place = self._places[number]
-        return Entry(
-            number=number,
-            status=status,
-            code=code,
-            file=place >> _OFFSET_BITS,
-            offset=place & _OFFSET_MASK,
-            length=shape & _LENGTH_MASK,
-        )
+        where = (place >> _OFFSET_BITS, place & _OFFSET_MASK, shape & _LENGTH_MASK)
+        return Entry(number, status, code, *where)
 
     def latest(self) -> Entry | None:
         """The entry whose result was written last; None before the first result."""

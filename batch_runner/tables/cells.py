@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import orjson
+
 from batch_runner.records import Column, ColumnKind
 
 
@@ -44,6 +46,11 @@ def jsonable(value: Any) -> Any:
 
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """Compact JSON, readable where UTF-8 can carry it: a lone surrogate stays an escape."""
+    if not ascii_only:
+        try:
+            return orjson.dumps(value, jsonable, orjson.OPT_PASSTHROUGH_DATETIME).decode()
+        except TypeError:
+            pass  # half a surrogate pair, a number beyond 64 bits, a key that is no text
     value = jsonable(value)
     if not ascii_only:
         text = _dump_readable(value)

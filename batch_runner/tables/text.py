@@ -86,6 +86,9 @@ class TextFile:
     def cut_end(self, raw: bytes) -> tuple[bytes, bytes]:
         """The record, and its end of line: empty at the end of many files."""
         unit = len(self.line_feed)
+        if unit == 1:
+            record = raw.rstrip(b"\r\n")
+            return record, raw[len(record) :]
         end = len(raw)
         while raw[end - unit : end] in (self.line_feed, self.carriage_return):
             end -= unit
