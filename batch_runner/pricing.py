@@ -196,17 +196,19 @@ def _counted(usage: Usage) -> _Counts | Doubt:
     reasoning = usage.reasoning_tokens or 0
     plain = usage.input_tokens - cached - written
     answer = usage.output_tokens - reasoning
-    if min(plain, cached, written, answer, reasoning) < 0:
+    if plain < 0 or cached < 0 or written < 0 or answer < 0 or reasoning < 0:
         return Doubt.CONTRADICTION
     return _Counts(usage.input_tokens, plain, cached, written, answer, reasoning)
 
 
 def _dollars(rates: Rates, counts: _Counts, *, plain: Decimal, answer: Decimal) -> Decimal:
-    total = EXACT.multiply(counts.plain, plain)
-    total = EXACT.fma(counts.cached, rates.cached_input, total)
-    total = EXACT.fma(counts.written, rates.cache_write, total)
-    total = EXACT.fma(counts.answer, answer, total)
-    total = EXACT.fma(counts.reasoning, rates.reasoning, total)
+    total = EXACT.fma(counts.answer, answer, EXACT.multiply(counts.plain, plain))
+    if counts.cached:  # most calls have none of these
+        total = EXACT.fma(counts.cached, rates.cached_input, total)
+    if counts.written:
+        total = EXACT.fma(counts.written, rates.cache_write, total)
+    if counts.reasoning:
+        total = EXACT.fma(counts.reasoning, rates.reasoning, total)
     return EXACT.fma(total, _MILLIONTH, rates.per_call)
 
 
@@ -232,7 +234,12 @@ def _doubts_of(rates: Rates, usage: Usage, counts: _Counts) -> tuple[Doubt, ...]
 
 
 def _step(rates: tuple[Rates, ...], input_tokens: int) -> Rates:
-    return next(step for step in reversed(rates) if input_tokens > step.above_input_tokens)
+    """The last of these whose threshold is passed; the first has none."""
+    chosen = rates[0]
+    for step in rates[1:]:
+        if input_tokens > step.above_input_tokens:
+            chosen = step
+    return chosen
 
 
 def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> Decimal:
