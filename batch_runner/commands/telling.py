@@ -111,11 +111,11 @@ def _report_batch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     from batch_runner import journal
-    from batch_runner.losses import lost_segments
+    from batch_runner.losses import with_losses
 
     directory = _place(arguments).directory
     found = journal.verify(directory)
-    report = replace(found, damage=(*found.damage, *lost_segments(directory)))
+    report = replace(found, damage=with_losses(found.damage, directory))
     if arguments.json:
         print_json(report.to_json())
     elif not (arguments.quiet and report.is_sound):
