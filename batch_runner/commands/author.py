@@ -1,5 +1,6 @@
 """The job that wrote an output, where that output or its run folder stands in the place of a job."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from batch_runner.errors import UsageError
@@ -32,30 +33,26 @@ def given_before(folder: Path) -> Given | None:
     return None if kept is None else Given(folder=Path(kept["folder"]), tables=kept["tables"])
 
 
-def taken_up(typed: Invocation, folder: Path, *, command: str) -> Invocation | None:
-    """What the last run in the folder was begun with, and over it what is typed beside its name.
-
-    None where no command line began it. Raises UsageError for what was not kept, as it may be a
-    secret, and for a second output.
-    """
+def begun_with(folder: Path, *, command: str) -> Invocation | None:
+    """The arguments of the last run in the folder; None where no command line began it."""
     manifest = read_manifest(RunDirectory(folder).manifest)
-    output = output_of(folder)
-    before = last_invocation(manifest, output=Path.cwd() / output)
-    if before is None:
-        return None
-    if command in READERS:
-        before = before.for_readers()
+    before = last_invocation(manifest, output=Path.cwd() / output_of(folder))
+    return before.for_readers() if before is not None and command in READERS else before
+
+
+def taken_up(before: Invocation, typed: Invocation, folder: Path, *, command: str) -> Invocation:
+    """The arguments of the last run, and over them what is typed beside the name of its folder.
+
+    Raises UsageError for what was not kept, as it may be a secret, and for a second output.
+    """
     other = typed.flags.get("output")
-    if isinstance(other, str) and Path(other).resolve() != output.resolve():
+    if isinstance(other, str) and Path(other).resolve() != output_of(folder).resolve():
         raise UsageError(
             f"-o {other!r}: {typed.job!r} says already which run is meant",
             hint="leave one of them out",
         )
-    named = Invocation(
-        flags={flag: value for flag, value in typed.flags.items() if flag != "output"},
-        settings=typed.settings,
-        is_local=typed.is_local,
-    )
+    flags = {flag: value for flag, value in typed.flags.items() if flag != "output"}
+    named = replace(typed, job=None, flags=flags)
     meant = before.under(named)
     if hidden := {*meant.masked()} - {*named.masked()}:
         names = ", ".join(sorted(hidden))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batch_runner.commands.author import READERS, given_before, run_meant, taken_up
+from batch_runner.commands.author import READERS, begun_with, given_before, run_meant, taken_up
 from batch_runner.concurrency import Concurrency
 from batch_runner.errors import JobError, UsageError
 from batch_runner.invocation import PATH_FLAGS, Invocation, last_invocation
@@ -52,7 +52,7 @@ def _given_before(arguments: argparse.Namespace) -> JobSpec | None:
     output = Path.cwd() / output_of(folder)
     flags = {**_values(typed), "output.path": str(output)}
     job = load_job(None, Overrides(flags=flags, settings=typed.settings), given=kept)
-    before = last_invocation(read_manifest(RunDirectory(folder).manifest), output=output)
+    before = begun_with(folder, command=arguments.command)
     return replace(job, typed="" if before is None else str(before))
 
 
@@ -60,25 +60,32 @@ def _meant(arguments: argparse.Namespace) -> Invocation:
     """What was typed, or what an output in the place of a job was last run with, and that over it."""
     typed = Invocation.of(arguments)
     folder = run_meant(typed, command=arguments.command)
-    before = None if folder is None else taken_up(typed, folder, command=arguments.command)
+    before = None if folder is None else begun_with(folder, command=arguments.command)
     if folder is None or before is None:
         return typed
-    output = Path.cwd() / output_of(folder)
+    meant = taken_up(before, typed, folder, command=arguments.command)
     try:
-        job = _loaded(before, arguments.command)
-        if (
-            job.run_path.resolve() != folder.resolve()
-        ):  # the job writes elsewhere today, or it moved
-            before = replace(before, flags={**before.flags, "output": str(output)})
-            _loaded(before, arguments.command)
+        job = _loaded(meant, arguments.command)
+    except JobError:
+        _check_readable(before, arguments.command, folder)
+        raise  # of what is typed now
+    if job.run_path.resolve() != folder.resolve():  # the job file names another output today
+        output = Path.cwd() / output_of(folder)
+        meant = replace(meant, flags={**meant.flags, "output": str(output)})
+    return meant
+
+
+def _check_readable(before: Invocation, command: str, folder: Path) -> None:
+    """Raise UsageError where the job of the last run in the folder is gone, or no job any more."""
+    try:
+        _loaded(before, command)
     except JobError as error:
-        name, job_file = typed.job or typed.flags["output"], before.job or "flags"
+        output = str(output_of(folder))
+        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(output)}"
         raise UsageError(
-            f"{name!r} was written by a job that is no longer to be read ({job_file}): {error}",
-            hint=f"put it back, or name another job for it: batch-runner {arguments.command} "
-            f"JOB -o {shlex.quote(str(output_of(folder)))}",
+            f"{output!r} was written by a job that is no longer to be read: {error}",
+            hint=f"put it back, or name another job for it: batch-runner {command} {named}",
         ) from None
-    return before
 
 
 def _loaded(invocation: Invocation, command: str, *, url: str | None = None) -> JobSpec:

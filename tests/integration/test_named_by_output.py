@@ -147,6 +147,14 @@ def test_what_is_typed_now_wins_over_what_was_typed_then(place):
     assert f"m5 at {place.server.url}" in told
 
 
+def test_a_mistake_in_what_is_typed_now_is_not_blamed_on_the_job(place):
+    place.run("-o", "q.csv")
+    ran = place.cli("retry", "q.csv", "-c", "many")
+    assert ran.code == 2
+    assert "--concurrency: limits.concurrency: 'many'" in ran.err
+    assert "no longer" not in ran.err
+
+
 @pytest.mark.parametrize("name", ["q.csv", "q.csv.run"])
 def test_run_takes_no_output_for_a_job_and_names_the_command(place, name):
     place.run("-o", "q.csv")
@@ -173,7 +181,7 @@ def test_a_job_file_that_is_gone_or_broken_is_told_with_a_way_out(place, command
     lost(place.folder / "m.toml")
     ran = place.cli(command, "q.csv")
     assert ran.code == 2
-    assert "'q.csv' was written by a job that is no longer to be read (m.toml)" in ran.err
+    assert "'q.csv' was written by a job that is no longer to be read: m.toml: " in ran.err
     assert words in ran.err
     assert f"batch-runner {command} JOB -o q.csv" in ran.err
     assert place.output() == before
