@@ -146,6 +146,19 @@ def names_in(
         return ()
 
 
+def shows_rows(job: JobSpec) -> bool:
+    """The output holds more than a header; or something that nobody can read, which may be more."""
+    path = job.output_path
+    if not _is_filled(path):
+        return False
+    delimiter = None if path.suffix == ".tsv" else job.input.delimiter
+    try:
+        table = open_table([path], encoding=job.input.encoding, delimiter=delimiter)
+        return next(table.rows(on_bad=ignore), None) is not None
+    except InputError:
+        return True
+
+
 def _foreign(path: Path, place: str) -> JobError:
     return JobError(
         f"{place}: {str(path)!r} exists and was not written by batch_runner",
