@@ -102,6 +102,11 @@ class Bill:
         """Dollars that can have been spent; None when that has no bound."""
         if self.unbounded or self.doubtful:
             return None
+        return self.bounded
+
+    @property
+    def bounded(self) -> Decimal:
+        """Dollars that the calls with a bound can have cost, at the rates that were taken."""
         return self.answers + self.failures + self.perhaps_more + self.unknown_at_most
 
     def bound(self, ceiling: Decimal | None, *, calls: int = 1) -> None:

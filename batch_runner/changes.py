@@ -5,12 +5,15 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
+from batch_runner.disk import explained
 from batch_runner.errors import ChangedRowsError
 from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
 from batch_runner.journal import Entry, Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
+from batch_runner.output_place import shows_rows
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
@@ -114,17 +117,33 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     )
 
 
-def check_rows_are_there(job: JobSpec, plan: Plan) -> None:
-    """Raise ChangedRowsError when an input without a row would empty an output that shows answers."""
-    told, _ = _answers_told(job)
-    if plan.rows or not told or not job.output_path.exists():
-        return
-    raise ChangedRowsError(
-        f"{job.origin}: the input has no rows, and {str(job.output_path)!r} shows {told:,} answers: "
-        "it would be emptied",
-        hint="put the rows back; if there are none to be any more, run --on-change rerun "
-        "empties the output, and another output.path, or -o, leaves it alone",
+def emptied(work: Work) -> str:
+    """A note where an input without a row empties an output that shows answers."""
+    told, _ = _answers_told(work.job)
+    if work.plan.rows or not told or not shows_rows(work.job):  # an export tells no meta file
+        return ""
+    return (
+        f"the input has no rows, and the output showed {told:,} answers: it is put aside as "
+        f"{str(_aside(work.job))!r}; once the rows are back, a run shows their answers again "
+        "without a call"
     )
+
+
+def put_emptied_aside(work: Work) -> str:
+    """The output that an input without a row empties lies in the run directory; the note that says so.
+
+    The journal keeps the answers, but an output can be the last place that has the rows.
+    """
+    note = emptied(work)
+    if note:
+        with explained("move", work.job.output_path):
+            work.job.output_path.replace(_aside(work.job))
+    return note
+
+
+def _aside(job: JobSpec) -> Path:
+    """One place: a folder whose input is empty every other night does not fill up."""
+    return job.run_path / f"emptied-{job.output_path.name}"
 
 
 def other_model(work: Work) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from batch_runner.changes import other_endpoint, other_model
+from batch_runner.changes import emptied, other_endpoint, other_model
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
@@ -136,8 +136,7 @@ def check(job: JobSpec) -> CheckReport:
         refused = refusal(work)
         if refused is None and (note := other_model(work)):
             work.warnings.append(note)
-        if note := other_endpoint(work):
-            work.warnings.append(note)
+        work.warnings += filter(None, (other_endpoint(work), emptied(work)))
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         counter = counter_for(job.model)
         bodies = [json.loads(request.body) for request in shown]

@@ -146,11 +146,13 @@ def build_parser() -> Parser:
     _add_init(made["init"])
     made["faults"].epilog = FAULTS
     made["faults"].formatter_class = argparse.RawDescriptionHelpFormatter
-    for name in ("check", "estimate", "run", "retry"):
-        _add_job(made[name])
+    _add_job(made["run"], or_else="; flags alone work too")
+    _add_job_flags(made["run"])
+    for name in ("check", "estimate", "retry"):
+        _add_job(made[name], or_else=", or an output or run folder of one; flags alone work too")
         _add_job_flags(made[name])
     for name in ("status", "export", "reparse", "report", "verify"):
-        _add_job(made[name], or_else="; of a job given by flags its output or run folder will do")
+        _add_job(made[name], or_else=", or an output or run folder of one")
         _add_job_flags(made[name], output_is=_OUTPUT_OF.get(name, _ROWS))
     _add_convert(made["convert"])
     _add_run_flags(made["run"])
@@ -195,7 +197,7 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="PATH", help="write here instead of to stdout")
 
 
-def _add_job(parser: argparse.ArgumentParser, *, or_else: str = "; flags alone work too") -> None:
+def _add_job(parser: argparse.ArgumentParser, *, or_else: str) -> None:
     parser.add_argument("job", metavar="JOB", nargs="?", help=f"job file (TOML){or_else}")
 
 

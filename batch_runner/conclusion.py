@@ -9,6 +9,7 @@ from pathlib import Path
 from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
+from batch_runner.changes import put_emptied_aside
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError, ExitCode, StorageError
 from batch_runner.export import Exported, export
@@ -36,7 +37,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         summary.dry_run = True
         _count_rows(summary, work)
         return summary
-    if not storage_failed:
+    # Where --fresh found nothing to send, the journal is still there, and nobody has read it.
+    if not storage_failed and (dispatch is not None or not options.fresh):
         leave_all(work, dispatch, results)
     stopped_by_signal = dispatch is not None and dispatch.signal_number is not None
     if not options.write_output:
@@ -51,6 +53,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
                 raise
             summary.warnings.append(str(error))
         return summary
+    if emptied := put_emptied_aside(work):
+        summary.warnings.append(emptied)
     exported = fresh_export(work) if dispatch is None else None
     if exported is None:
         exported = export(work, work.job.output_path)

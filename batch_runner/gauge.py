@@ -160,7 +160,7 @@ class Gauge:
             for _, data, is_copy in read_lines(paths[name], numbers=Numbers(), damage=[]):
                 if data.startswith(RESULT) and not is_copy:
                     self._pay(data)
-        if not self.finished and (last := known.index.latest()) is not None:
+        if not self.finished and (last := known.index.last_placed()) is not None:
             path = paths[known.index.files[last.file]]
             with closing(
                 read_lines(path, numbers=Numbers(), damage=[], start=last.offset)

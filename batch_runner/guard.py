@@ -10,7 +10,6 @@ from batch_runner.changes import (
     TO_PAY,
     check_changes,
     check_journal_is_there,
-    check_rows_are_there,
     find_changes,
     other_model,
 )
@@ -24,12 +23,8 @@ from batch_runner.work import Work
 
 
 def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> None:
-    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers.
-
-    Likewise where it has no row at all, and the output that it would replace shows some.
-    """
+    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers."""
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
-    check_rows_are_there(work.job, plan)
     if work.kept is not None:
         return
     changes = find_changes(work, plan, same_prompt=work.same_prompt)

@@ -247,6 +247,16 @@ def giver(key: str, given_by: Mapping[str, str]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A job without a file, as it was given: what describes it again to commands that call nobody."""
+
+    folder: Path
+    """What relative paths in the tables mean."""
+    tables: Mapping[str, Any]
+    """With the environment of the time laid over them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """A job, whole and checked. Paths are absolute."""
 
@@ -269,9 +279,8 @@ class JobSpec:
 
     given_by: Mapping[str, str] = field(default_factory=dict)
     """Keys that a flag, `--set` or a variable gave -> its name, for messages."""
-    given: Mapping[str, Any] = field(default_factory=dict)
-    """Of a job without a file: its tables, and the folder they were given in. Empty with a file,
-    and where they may hold a secret."""
+    given: Given | None = None
+    """None for a job with a file, and where it may hold a secret."""
     typed: str = ""
     """The arguments that named it on the command line, ready to be typed again; empty elsewhere."""
 

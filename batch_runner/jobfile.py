@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_runner import hosts
 from batch_runner.errors import JobError, UsageError
-from batch_runner.job import COMMAND_LINE, DEFAULT_BASE_URL, JobSpec, giver
+from batch_runner.job import COMMAND_LINE, DEFAULT_BASE_URL, Given, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
 from batch_runner.redact import without_passwords
@@ -74,7 +74,7 @@ def load_job(
     overrides: Overrides = _NONE,
     *,
     environment: Mapping[str, str] | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Given | None = None,
 ) -> JobSpec:
     """The job in `path` with environment, `--set` and flags laid over it, in that order.
 
@@ -87,7 +87,7 @@ def load_job(
     if path is None:
         tables, origin, folder, name = {}, COMMAND_LINE, Path.cwd(), ""
         if given is not None:
-            tables, folder = copy.deepcopy(given["tables"]), Path(given["folder"])
+            tables, folder = copy.deepcopy(dict(given.tables)), given.folder
     else:
         file = Path(path)
         tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
@@ -99,7 +99,7 @@ def load_job(
         given_by[_spelled(key)] = who
     _report_beside(tables, written, folder=folder, given_by=given_by)
     _default_base_url(tables, environment, given_by)
-    kept = _kept(tables, folder) if path is None else {}
+    kept = _kept(tables, folder) if path is None else None
     _read_files(tables, origin=origin, folder=folder, given_by=given_by)
     job = job_from_mapping(
         tables,
@@ -114,16 +114,16 @@ def load_job(
 _SECRET_KEYS = frozenset({"headers", "proxy", "authorization"})
 
 
-def _kept(tables: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """What describes the job again to commands that call nobody; nothing if a secret may be in it."""
+def _kept(tables: Mapping[str, Any], folder: Path) -> Given | None:
+    """The tables without what only a call needs; None if a secret may be in them all the same."""
     endpoint = tables.get("endpoint")
     if isinstance(endpoint, Mapping):
         public = {key: v for key, v in endpoint.items() if key not in _SECRET_KEYS}
         tables = {**tables, "endpoint": public}
     text = json.dumps(tables, default=str)
     if _may_hold_secrets(tables) or without_passwords(text) != text:
-        return {}
-    return {"folder": str(folder), "tables": json.loads(text)}
+        return None
+    return Given(folder=folder, tables=json.loads(text))
 
 
 def _may_hold_secrets(value: Any) -> bool:

@@ -4,15 +4,33 @@ Each numbers its own lines, so a hole shows by itself, but not that the last seg
 one, was taken away. The shortcut knows how many there were, and how long.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from batch_runner.journal import Damage, DamageKind, RunDirectory, read_packed
+from batch_runner.journal import Damage, DamageKind, RunDirectory
+from batch_runner.shortcut import known_sizes
 
 
-def lost_segments(directory: RunDirectory) -> Iterator[Damage]:
+def with_losses(found: Sequence[Damage], directory: RunDirectory) -> tuple[Damage, ...]:
+    """What is damaged, with what is lost: each place once.
+
+    Half a line at the end of what was cut off is what the cut left, not what a killed run leaves.
+    """
+    cut = {loss.segment: loss for loss in _lost_segments(directory)}
+    told = []
+    for place in found:
+        if place.kind is DamageKind.TORN and (loss := cut.pop(place.segment, None)) is not None:
+            length = loss.offset + loss.length - place.offset
+            told.append(replace(loss, offset=place.offset, length=length))
+        else:
+            told.append(place)
+    return (*told, *cut.values())
+
+
+def _lost_segments(directory: RunDirectory) -> Iterator[Damage]:
     """What the last run that ended in order, or the plan after it, saw there and is there no more."""
     there = set(directory.segment_numbers())
-    for name, size in _told(directory).items():
+    for name, size in known_sizes(directory).items():
         path = directory.segments / name
         found = path.stat().st_size if path.exists() else 0
         is_told_already = not path.exists() and any(directory.segment(n).name > name for n in there)
@@ -25,15 +43,3 @@ def lost_segments(directory: RunDirectory) -> Iterator[Damage]:
                 kind=DamageKind.GAP,
                 reason=f"{gone}: it had {size:,} bytes",
             )
-
-
-def _told(directory: RunDirectory) -> Mapping[str, int]:
-    """Size by name. Not believed for anything else: one that was copied still knows this."""
-    packed = read_packed(directory.shortcut)
-    if packed is None:
-        return {}
-    try:
-        names, identities = packed.facts["index"]["files"], packed.facts["segments"]
-        return {name: int(identity[1]) for name, identity in zip(names, identities, strict=True)}
-    except (KeyError, IndexError, TypeError, ValueError):  # of another version
-        return {}

@@ -39,8 +39,12 @@ def check_output(job: JobSpec, table: Table) -> None:
             f"{place}: {str(path)!r} exists and was not written by this job",
             hint="move it away, or choose another file",
         )
-    if job.output.report is not None and not is_ours(job):
-        check_report_replaceable(Path(job.output.report), place=job.place("output.report"))
+    if job.output.report is not None:
+        report, place = Path(job.output.report), job.place("output.report")
+        if is_ours(job):
+            _check_folder(report, place=place)
+        else:
+            check_report_replaceable(report, place=place)
 
 
 def check_other_target(path: Path, table: Table, job: JobSpec, names: Collection[str]) -> None:
@@ -61,15 +65,8 @@ def check_other_target(path: Path, table: Table, job: JobSpec, names: Collection
 
 def check_target(path: Path, table: Table, *, place: str) -> None:
     """Raise JobError where no table can be written, or where the input stands."""
+    _check_folder(path, place=place)
     place = f"{place}: {str(path)!r}"
-    # Path.exists raises below a folder that may not be looked into.
-    folder = next(p for p in path.parents if os.path.exists(p))  # noqa: PTH110  # as said
-    if not folder.is_dir():
-        raise JobError(f"{place}: {str(folder)!r} is a file", hint="choose another folder")
-    if not os.access(folder, os.X_OK):
-        raise JobError(
-            f"{place}: you may not look into {str(folder)!r}", hint="choose another folder"
-        )
     if path.is_dir():
         raise JobError(f"{place} is a directory", hint="name a file in it")
     try:
@@ -82,6 +79,19 @@ def check_target(path: Path, table: Table, *, place: str) -> None:
     written = [p for p in _written(path, table) if p.exists()]
     if any(p.samefile(source) for p in written for source in table.paths):
         raise JobError(f"{place} is also the input", hint="choose another file")
+
+
+def _check_folder(path: Path, *, place: str) -> None:
+    """Raise JobError where the path is below a file, or a folder that may not be looked into."""
+    place = f"{place}: {str(path)!r}"
+    # Path.exists raises below such a folder.
+    folder = next(p for p in path.parents if os.path.exists(p))  # noqa: PTH110  # as said
+    if not folder.is_dir():
+        raise JobError(f"{place}: {str(folder)!r} is a file", hint="choose another folder")
+    if not os.access(folder, os.X_OK):
+        raise JobError(
+            f"{place}: you may not look into {str(folder)!r}", hint="choose another folder"
+        )
 
 
 def _written(path: Path, table: Table) -> list[Path]:
@@ -104,13 +114,14 @@ def check_replaceable(
     if _is_filled(path):
         if path.suffix == ".tsv":
             delimiter = None
-        found = _names_in(path, encoding=encoding, delimiter=delimiter)
+        found = names_in(path, encoding=encoding, delimiter=delimiter)
         if len({*names} & {*found}) < min(_ENOUGH, len(names)):
             raise _foreign(path, place)
 
 
 def check_report_replaceable(path: Path, *, place: str) -> None:
-    """Raise JobError where a report would take the place of a file that is none."""
+    """Raise JobError where a report would take the place of a file that is none, or cannot lie."""
+    _check_folder(path, place=place)
     if _is_filled(path):
         with explained("read", path), path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -122,7 +133,9 @@ def _is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _names_in(path: Path, *, encoding: str, delimiter: str | None) -> Collection[str]:
+def names_in(
+    path: Path, *, encoding: str = "utf-8", delimiter: str | None = None
+) -> Collection[str]:
     """The columns of a table, those of its first record where it has no header; none if it is no table."""
     try:
         table = open_table([path], encoding=encoding, delimiter=delimiter)
@@ -131,6 +144,19 @@ def _names_in(path: Path, *, encoding: str, delimiter: str | None) -> Collection
         return next((row.values for row in table.rows(on_bad=ignore)), {})
     except InputError:
         return ()
+
+
+def shows_rows(job: JobSpec) -> bool:
+    """The output holds more than a header; or something that nobody can read, which may be more."""
+    path = job.output_path
+    if not _is_filled(path):
+        return False
+    delimiter = None if path.suffix == ".tsv" else job.input.delimiter
+    try:
+        table = open_table([path], encoding=job.input.encoding, delimiter=delimiter)
+        return next(table.rows(on_bad=ignore), None) is not None
+    except InputError:
+        return True
 
 
 def _foreign(path: Path, place: str) -> JobError:

@@ -1,7 +1,7 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
 import os
-import shlex
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
+from batch_runner.invocation import last_invocation
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -41,33 +42,8 @@ def place_of_job(job: JobSpec) -> RunPlace:
         job=job.name,
         path=job.run_path,
         biller=biller_of(job, before=last_prices(manifest)),
-        invocation=last_invocation(manifest, output=job.output_path) or job.invocation,
+        invocation=str(last_invocation(manifest, output=job.output_path) or job.invocation),
     )
-
-
-def last_invocation(
-    manifest: Manifest | DamagedManifest | None, *, output: Path | None = None
-) -> str | None:
-    """What to type behind a command to mean the last run: its endpoint, its model, its output.
-
-    The job file alone may name others, which cost money. Paths are as they were typed where that
-    means the same here; `output` is where the output lies now, if it was moved. None where no
-    command line began that run.
-    """
-    typed = manifest.job.get("typed") if isinstance(manifest, Manifest) else None
-    if not isinstance(manifest, Manifest) or not typed:
-        return None
-    folder = Path(manifest.job.get("typed_in") or Path.cwd())
-    words = shlex.split(typed)
-    for at, word in enumerate(words):
-        flag = words[at - 1] if at else "JOB"
-        if flag == "--output" and output is not None and output != folder / word:
-            words[at] = str(output)
-        elif folder == Path.cwd():
-            continue
-        elif flag in ("--input", "--output") or (not at and not word.startswith("-")):
-            words[at] = str(folder / word)
-    return shlex.join(words)
 
 
 def last_prices(manifest: Manifest | DamagedManifest | None) -> Mapping[str, PriceSpec]:
@@ -77,38 +53,55 @@ def last_prices(manifest: Manifest | DamagedManifest | None) -> Mapping[str, Pri
     return {model: _price(fields) for model, fields in manifest.extra.get("prices", {}).items()}
 
 
+def run_folder(name: str) -> Path | None:
+    """The run directory of an output, or the one that is named itself; None where there is none.
+
+    The one rule by which every command finds a run that is named by what it wrote.
+    """
+    path = Path(name)
+    if is_written(path):
+        return path.with_name(path.name + SUFFIX)
+    here = RunDirectory(path)
+    is_named_so = path.suffix == SUFFIX and here.manifest.exists()
+    return path if is_named_so or _is_folder(here.segments) else None
+
+
+def is_written(output: Path) -> bool:
+    """A run wrote there, or was about to: its run directory lies beside."""
+    return bool(output.name) and _is_folder(output.with_name(output.name + SUFFIX))
+
+
+def _is_folder(path: Path) -> bool:
+    """Raises PermissionError where nobody may look: that there is none would be a guess."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def place_named(name: str) -> RunPlace | None:
     """The run of an output file or a run directory; None for a name that may be a job file's.
 
     Raises UsageError for a file or folder that no run has to do with.
     """
+    if (folder := run_folder(name)) is not None:
+        return remembered(folder)
     path = Path(name)
-    beside = path.with_name(path.name + SUFFIX) if path.name else path
-    if beside != path and beside.is_dir():
-        return remembered(beside)
+    hint = f"name the job file, its output, or the output's {SUFFIX} folder"
     if path.is_dir():
-        if not (path / "journal").is_dir():
-            raise UsageError(
-                f"{name!r} is no run directory: it holds no journal",
-                hint=f"name the job file, its output, or the output's {SUFFIX} folder",
-            )
-        return remembered(path)
+        raise UsageError(f"{name!r} is no run directory: it holds no journal", hint=hint)
     if path.suffix == SUFFIX or _is_table(path):
         there = "" if path.exists() else "; nor is there a file of that name"
+        beside = path.name + SUFFIX
         raise UsageError(
-            f"no run has written to {name!r}: there is no {beside.name!r} beside it{there}",
-            hint=f"name the job file, its output, or the output's {SUFFIX} folder",
+            f"no run has written to {name!r}: there is no {beside!r} beside it{there}", hint=hint
         )
     return None
 
 
-def run_folder(name: str) -> Path | None:
-    """The run directory of an output, or the one that is named itself; None where there is none."""
-    path = Path(name)
-    for folder in ([path.with_name(path.name + SUFFIX)] if path.name else []) + [path]:
-        if (folder / "journal").is_dir():
-            return folder
-    return None
+def output_of(folder: Path) -> Path:
+    """Where the output of a run directory lies."""
+    return folder.with_name(folder.name.removesuffix(SUFFIX))
 
 
 def remembered(path: Path) -> RunPlace:
@@ -121,11 +114,12 @@ def remembered(path: Path) -> RunPlace:
     prices = last_prices(manifest)
     base_url = extra.get("base_url")
     tiers = possible_tiers(extra.get("service_tier"))
+    typed = last_invocation(manifest, output=output_of(path))
     return RunPlace(
         job=manifest.job["name"],
         path=path,
         biller=Biller(PriceBook(prices, base_url=base_url), tiers=tiers),
-        invocation=last_invocation(manifest, output=path.with_name(path.name.removesuffix(SUFFIX))),
+        invocation=None if typed is None else str(typed),
     )
 
 

@@ -103,13 +103,15 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if work.plan.to_send and options.transport is None:
             check_route(job)
         budget = _budget(work) if work.plan.to_send else None
-        if options.fresh:
-            directory.put_aside(run_id=work.run_id)
         if not work.plan.to_send:
+            if options.fresh:
+                work.warnings.append("--fresh has no row to send: the journal stays as it is")
             if options.dedupe is not None or work.kept is not None:
                 remember_job(work)
             yield work, None
             return
+        if options.fresh:
+            directory.put_aside(run_id=work.run_id)
         remember_job(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
 

@@ -83,6 +83,21 @@ def read_shortcut(directory: RunDirectory) -> Shortcut | None:
         return None
 
 
+def known_sizes(directory: RunDirectory) -> Mapping[str, int]:
+    """How long each segment was when the shortcut was left, by name; empty without a shortcut.
+
+    One whose segments are no longer the same still knows this.
+    """
+    packed = read_packed(directory.shortcut)
+    if packed is None:
+        return {}
+    try:
+        names, identities = packed.facts["index"]["files"], packed.facts["segments"]
+        return {name: int(identity[1]) for name, identity in zip(names, identities, strict=True)}
+    except (KeyError, IndexError, TypeError, ValueError):  # of another version
+        return {}
+
+
 def _read(packed: Packed, directory: RunDirectory) -> Shortcut | None:
     facts, arrays = packed.facts, packed.arrays
     if facts["segments"] != _segments(directory, facts["index"]["files"]):

@@ -34,6 +34,8 @@ class Spending:
     expectation: Expectation | None
     stop: Callable[[RunStoppedError], None]
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("batch_runner"))
+    _settled: tuple[Decimal, int] = (Decimal(0), 0)
+    """Of the tally's bill, what was settled so far: dollars, and calls that nothing bounds."""
     _repeats_waiting: int = 0
     _told_nearly: bool = False
     _told_astray: bool = False
@@ -79,9 +81,12 @@ class Spending:
     def settle(self, result: RowResult) -> None:
         """The row has ended and is in the tally."""
         if self.budget is not None:
-            bill = self.biller.bill(result)
-            cost = bill.answers + bill.failures + bill.perhaps_more + bill.unknown_at_most
-            self.budget.settle(result.key, cost, unbounded=bill.unbounded)
+            bounded, unbounded = self._settled
+            bill = self.tally.bill
+            self._settled = bill.bounded, bill.unbounded
+            self.budget.settle(
+                result.key, bill.bounded - bounded, unbounded=bill.unbounded - unbounded
+            )
             self._warn_of_budget(self.budget)
         if self.tally.finished % _CHECK_EVERY_ROWS == 0:
             self._warn_of_estimate()

@@ -7,11 +7,11 @@ from typing import Any
 from batch_runner.bill import source_of
 from batch_runner.changes import other_model
 from batch_runner.findings import Findings
+from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.plan import UNSENDABLE
 from batch_runner.records import Failure, RowStatus
 from batch_runner.remedy import command
-from batch_runner.run_place import last_invocation
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -23,7 +23,9 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary = RunSummary(
         job=work.job.name,
         origin=work.job.origin,
-        invocation=last_invocation(work.before, output=work.job.output_path) or work.job.invocation,
+        invocation=str(
+            last_invocation(work.before, output=work.job.output_path) or work.job.invocation
+        ),
         run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),

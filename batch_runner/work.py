@@ -96,7 +96,8 @@ def manifest_of(work: Work) -> Manifest:
             "name": job.name,
             "model": job.model,
             "file": job.origin,
-            **({"given": job.given} if job.given else {}),
+            "output": str(job.output_path),
+            **({"given": asdict(job.given)} if job.given else {}),
             # What to type to mean this run once more, with its endpoint: see `last_invocation`.
             **({"typed": job.typed, "typed_in": str(Path.cwd())} if can_be_typed else {}),
         },

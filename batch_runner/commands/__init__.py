@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from batch_runner import logs
 from batch_runner.commands import money, preparing, sending, serving, telling, writing
-from batch_runner.errors import BatchRunnerError, ExitCode, LockedError
+from batch_runner.errors import BatchRunnerError, ExitCode, LockedError, UsageError
 from batch_runner.journal import LockPolicy
 from batch_runner.signals import Interrupted, raise_on_signals
 
@@ -59,6 +59,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
         code = _told(error)
     except BatchRunnerError as error:
         code = _told(error)
+    except PermissionError as problem:
+        code = _told(_forbidden(problem))
     except Interrupted as interruption:
         log.warning("%s", interruption)
         code = ExitCode.of_signal(interruption.signal_number)
@@ -72,6 +74,15 @@ def carry_out(arguments: argparse.Namespace) -> int:
     if held is not None and code != ExitCode.DONE:
         print("\n".join(held.lines), file=sys.stderr)
     return int(code)
+
+
+def _forbidden(problem: PermissionError) -> UsageError:
+    """Whether something is there is asked in many places; where it may not be, here is the answer."""
+    place = "" if problem.filename is None else f" {str(problem.filename)!r}"
+    return UsageError(
+        f"cannot look at{place}: {problem.strerror or problem}",
+        hint="change the permissions of its folder, or name another place",
+    )
 
 
 def _told(error: BatchRunnerError) -> ExitCode:

@@ -9,79 +9,102 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batch_runner.commands.author import READERS, begun_with, given_before, run_meant, taken_up
 from batch_runner.concurrency import Concurrency
-from batch_runner.errors import UsageError
+from batch_runner.errors import JobError, UsageError
+from batch_runner.invocation import PATH_FLAGS, Invocation, last_invocation
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job, steps_of
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
-from batch_runner.redact import MASK, without_passwords
-from batch_runner.run_place import SUFFIX, last_invocation, run_folder
-
-
-_PATH_FLAGS = ("input", "output")
-_SECRET_SETTINGS = (("endpoint", "headers"), ("endpoint", "proxy"), ("request", "tools"))
-_READERS = ("status", "export", "reparse", "convert", "report", "verify")
-"""Commands that call nobody: they take the flags of a run only to know which job is meant."""
+from batch_runner.run_place import SUFFIX, is_written, output_of, run_folder
 
 
 @contextmanager
 def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
     """The job that the arguments describe; with `--local`, while the local endpoint runs."""
-    typed = _typed(arguments)
-    flags: dict[str, Any] = {}
-    for flag, key in KEYS_OF_FLAGS.items():
-        value = getattr(arguments, flag, None)
-        if value is not None:
-            flags[key] = _absolute(value) if flag in _PATH_FLAGS else value
-    is_local = getattr(arguments, "local", False)
-    if is_local:
-        flags |= _local_model()
-    if arguments.command in _READERS and (before := described_before(arguments)) is not None:
-        folder, told = before
-        output = Path.cwd() / folder.with_name(folder.name.removesuffix(SUFFIX))
-        overrides = Overrides(
-            flags={**flags, "output.path": str(output)}, settings=arguments.settings
-        )
-        job = load_job(None, overrides, given=told.job["given"])
-        yield replace(job, typed=last_invocation(told, output=output) or "")
+    if (job := _given_before(arguments)) is not None:
+        yield job
         return
-    if not is_local or arguments.command in _READERS:
-        yield replace(_loaded(arguments, flags), typed=typed)
+    invocation = _meant(arguments)
+    # Read once before a model is loaded, so that a mistake in the job shows at once.
+    job = _loaded(invocation, arguments.command)
+    if not invocation.is_local or arguments.command in READERS:
+        yield replace(job, typed=str(invocation))
         return
     from batch_runner.local import LocalEndpoint
 
-    # Read once before the model is loaded, so that a mistake in the job shows at once.
-    _loaded(arguments, flags)
     with LocalEndpoint() as endpoint:
-        flags["endpoint.base_url"] = endpoint.url
-        job = _loaded(arguments, flags)
+        job = _loaded(invocation, arguments.command, url=endpoint.url)
         if job.limits.concurrency == Concurrency.parse("auto"):
             # It queues what it cannot serve and never says 429: nothing would stop the growth.
             fixed = Concurrency.parse(endpoint.slots)
             job = replace(job, limits=replace(job.limits, concurrency=fixed))
-        yield replace(job, typed=typed)
+        yield replace(job, typed=str(invocation))
 
 
-def _loaded(arguments: argparse.Namespace, flags: dict[str, Any]) -> JobSpec:
-    if arguments.job is not None:
-        _refuse_data(arguments.command, arguments.job)
-    return load_job(arguments.job, Overrides(flags=flags, settings=arguments.settings))
-
-
-def described_before(arguments: argparse.Namespace) -> tuple[Path, Manifest] | None:
-    """The run folder of a job that was described by flags, and the manifest that keeps it.
-
-    Named by its output or by that folder: in the place of the job, or by `-o` alone.
-    """
-    name = arguments.job
-    if name is None:
-        others = (getattr(arguments, flag, None) for flag in KEYS_OF_FLAGS if flag != "output")
-        name = None if any(other is not None for other in others) else arguments.output
-    folder = None if name is None else run_folder(name)
-    manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
-    if folder is None or not isinstance(manifest, Manifest) or "given" not in manifest.job:
+def _given_before(arguments: argparse.Namespace) -> JobSpec | None:
+    """For whoever calls nobody: the job without a file whose output or run folder is named."""
+    typed = Invocation.of(arguments)
+    folder = run_meant(typed, command=arguments.command)
+    kept = None if folder is None else given_before(folder)
+    if folder is None or kept is None or arguments.command not in READERS:
         return None
-    return folder, manifest
+    output = Path.cwd() / output_of(folder)
+    flags = {**_values(typed), "output.path": str(output)}
+    job = load_job(None, Overrides(flags=flags, settings=typed.settings), given=kept)
+    before = begun_with(folder, command=arguments.command)
+    return replace(job, typed="" if before is None else str(before))
+
+
+def _meant(arguments: argparse.Namespace) -> Invocation:
+    """What was typed, or what an output in the place of a job was last run with, and that over it."""
+    typed = Invocation.of(arguments)
+    folder = run_meant(typed, command=arguments.command)
+    before = None if folder is None else begun_with(folder, command=arguments.command)
+    if folder is None or before is None:
+        return typed
+    meant = taken_up(before, typed, folder, command=arguments.command)
+    try:
+        job = _loaded(meant, arguments.command)
+    except JobError:
+        _check_readable(before, arguments.command, folder)
+        raise  # of what is typed now
+    if job.run_path.resolve() != folder.resolve():  # the job file names another output today
+        output = Path.cwd() / output_of(folder)
+        meant = replace(meant, flags={**meant.flags, "output": str(output)})
+    return meant
+
+
+def _check_readable(before: Invocation, command: str, folder: Path) -> None:
+    """Raise UsageError where the job of the last run in the folder is gone, or no job any more."""
+    try:
+        _loaded(before, command)
+    except JobError as error:
+        output = str(output_of(folder))
+        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(output)}"
+        raise UsageError(
+            f"{output!r} was written by a job that is no longer to be read: {error}",
+            hint=f"put it back, or name another job for it: batch-runner {command} {named}",
+        ) from None
+
+
+def _loaded(invocation: Invocation, command: str, *, url: str | None = None) -> JobSpec:
+    """`url` is the local endpoint's, once it runs."""
+    if invocation.job is not None:
+        _refuse_data(command, invocation.job)
+    flags = _values(invocation)
+    if url is not None:
+        flags["endpoint.base_url"] = url
+    return load_job(invocation.job, Overrides(flags=flags, settings=invocation.settings))
+
+
+def _values(invocation: Invocation) -> dict[str, Any]:
+    """Job key to value, as the flags say."""
+    flags: dict[str, Any] = {
+        KEYS_OF_FLAGS[flag]: _absolute(value) if flag in PATH_FLAGS else value
+        for flag, value in invocation.flags.items()
+    }
+    return {**flags, **(_local_model() if invocation.is_local else {})}
 
 
 def _refuse_data(command: str, name: str) -> None:
@@ -103,8 +126,8 @@ def _refuse_data(command: str, name: str) -> None:
         ways = (
             f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {output}"
         )
-    if (meant := last_invocation(manifest)) is not None:
-        ways = f"name the job that wrote it: batch-runner {command} {meant}"
+    if (before := last_invocation(manifest)) is not None:
+        ways = f"name the job that wrote it: batch-runner {command} {before}"
     elif isinstance(manifest, Manifest):
         job = manifest.job.get("file")
         if job and Path(job).suffix == ".toml":
@@ -130,34 +153,16 @@ def _local_model() -> dict[str, Any]:
 
 
 def local_stays_needed(arguments: argparse.Namespace) -> bool:
-    """`--local` was typed and the job asks another model without it: its answers are not seen then."""
-    from batch_runner.errors import JobError
+    """The run was local and the job asks another model without: its answers are not seen then."""
     from batch_runner.local import MODEL
 
-    if not getattr(arguments, "local", False):
+    invocation = _meant(arguments)
+    if not invocation.is_local:
         return False
-    given = {key: getattr(arguments, flag, None) for flag, key in KEYS_OF_FLAGS.items()}
-    flags = {key: value for key, value in given.items() if value is not None}
     try:
-        return _loaded(arguments, flags).model != MODEL
+        return _loaded(replace(invocation, is_local=False), arguments.command).model != MODEL
     except JobError:
         return True  # it names no model
-
-
-def _typed(arguments: argparse.Namespace) -> str:
-    """The arguments that say which job is meant, ready to be typed again."""
-    words = [arguments.job] if arguments.job else []
-    for flag in KEYS_OF_FLAGS:
-        value = getattr(arguments, flag, None)
-        for item in value if isinstance(value, list) else [value]:
-            if item is not None:
-                words += [f"--{flag.replace('_', '-')}", item]
-    words += ["--local"] if getattr(arguments, "local", False) else []
-    for setting in arguments.settings:
-        key, _, _ = setting.partition("=")
-        is_secret = tuple(steps_of(key)[:2]) in _SECRET_SETTINGS
-        words += ["--set", f"{key}={MASK}" if is_secret else setting]
-    return shlex.join(map(without_passwords, words))
 
 
 def _absolute(value: str | list[str]) -> str | list[str]:
@@ -175,7 +180,7 @@ def other_target(arguments: argparse.Namespace, *, suffixes: tuple[str, ...] = (
     target: str | None = arguments.output
     if target is None or (arguments.job is None and not target.lower().endswith(suffixes)):
         return None
-    if Path(f"{target}.run").is_dir():
+    if is_written(Path(target)):
         return None
     arguments.output = None
     return _plain(Path.cwd() / target)
@@ -188,7 +193,13 @@ def _plain(path: Path) -> Path:
 
 
 def is_batch_output(name: str) -> bool:
-    """A file of JSON lines where a job could stand, too."""
+    """A file of a batch's answers where a job could stand, too; not the rows that a run wrote."""
+    from batch_runner.output_place import BATCH_REPLY, names_in
     from batch_runner.tables.formats import inner_suffix
 
-    return inner_suffix(Path(name)) == ".jsonl"
+    if inner_suffix(Path(name)) != ".jsonl":
+        return False
+    if run_folder(name) is None:
+        return True
+    names = {*names_in(Path(name))}
+    return bool(names) and names <= {"id", *BATCH_REPLY}

@@ -8,15 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch_runner.commands.described import (
-    described_before,
-    described_job,
-    is_batch_output,
-    other_target,
-)
+from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json, print_lines
 from batch_runner.errors import ExitCode, UsageError
-from batch_runner.job import InputFormat
 
 
 if TYPE_CHECKING:
@@ -49,14 +43,13 @@ def _say_waiting() -> None:
 
 def _place(arguments: argparse.Namespace) -> "RunPlace":
     """The run directory of the job that is described, or of the output that stands in its place."""
-    from batch_runner.run_place import place_named, place_of_job
+    from batch_runner.run_place import place_named, place_of_job, remembered, run_folder
 
     if arguments.job is not None and (place := place_named(arguments.job)) is not None:
         return place
-    if arguments.job is None and arguments.output and Path(f"{arguments.output}.run").is_dir():
-        place = place_named(arguments.output)
-        if place is not None:
-            return place
+    output = arguments.output if arguments.job is None else None
+    if output is not None and (folder := run_folder(output)) is not None:
+        return remembered(folder)
     with described_job(arguments) as job:
         return place_of_job(job)
 
@@ -68,7 +61,7 @@ def report(arguments: argparse.Namespace) -> int:
     from batch_runner.report import report_lines
     from batch_runner.standing import standing
 
-    if arguments.job is not None and is_batch_output(arguments.job) and not _has_rows(arguments):
+    if arguments.job is not None and is_batch_output(arguments.job):
         return _report_batch(arguments)
     target = other_target(arguments, suffixes=(".html", ".htm"))
     if target is not None:
@@ -88,13 +81,6 @@ def report(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _has_rows(arguments: argparse.Namespace) -> bool:
-    """The output that stands in the place of a job is one of rows, not of a batch's requests."""
-    before = described_before(arguments)
-    tables = before[1].job["given"]["tables"] if before is not None else {}
-    return before is not None and tables["input"].get("format") != InputFormat.OPENAI_BATCH
-
-
 def _report_batch(arguments: argparse.Namespace) -> int:
     """The report of a batch's output file, which has no job."""
     from batch_runner.batch_report import batch_report
@@ -111,11 +97,11 @@ def _report_batch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     from batch_runner import journal
-    from batch_runner.losses import lost_segments
+    from batch_runner.losses import with_losses
 
     directory = _place(arguments).directory
     found = journal.verify(directory)
-    report = replace(found, damage=(*found.damage, *lost_segments(directory)))
+    report = replace(found, damage=with_losses(found.damage, directory))
     if arguments.json:
         print_json(report.to_json())
     elif not (arguments.quiet and report.is_sound):

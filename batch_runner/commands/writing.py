@@ -8,9 +8,9 @@ from batch_runner.changes import (
     TO_LOSE,
     check_journal_is_there,
     check_nothing_vanishes,
-    check_rows_are_there,
     find_changes,
     other_model,
+    put_emptied_aside,
 )
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
@@ -42,8 +42,9 @@ def export(arguments: argparse.Namespace) -> int:
             log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
-            check_rows_are_there(job, work.plan)
             claim_output(work)
+            if emptied := put_emptied_aside(work):
+                log.warning("note: %s", emptied, extra={"event": "note"})
         if arguments.command == "reparse":
             from batch_runner.reparse import reparse
 

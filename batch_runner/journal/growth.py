@@ -41,9 +41,13 @@ class Growth:
         self._missing: list[Damage] = []
 
     def pass_over(self, names: Iterable[str]) -> None:
-        """Whoever reads knows all that these segments hold; their processes have ended."""
+        """Whoever reads knows all that these segments hold; their processes have ended.
+
+        Raises StorageError for one that cannot be looked at.
+        """
         for path in (self._directory.segments / name for name in names):
-            found = self._disk.stat(path)
+            with explained("read", path):
+                found = self._disk.stat(path)
             self._read[path] = _SoFar(found.st_ino, size=found.st_size, until=found.st_size)
 
     def news(self) -> Iterator[tuple[Segment, Iterator[Line]]]:

@@ -90,8 +90,11 @@ class Index:
         where = (place >> _OFFSET_BITS, place & _OFFSET_MASK, shape & _LENGTH_MASK)
         return Entry(number, status, code, *where)
 
-    def latest(self) -> Entry | None:
-        """The entry whose result was written last; None before the first result."""
+    def last_placed(self) -> Entry | None:
+        """The entry whose line lies last in the journal; None before the first result.
+
+        Not always of the result written last: a failure after an answer leaves the entry where it is.
+        """
         number = max(range(len(self)), key=self._places.__getitem__, default=None)
         return None if number is None else self.entry(number)
 

@@ -182,24 +182,73 @@ def test_rows_that_left_the_input_are_no_loss(work):
     assert work("run").code == 0
 
 
-def test_an_input_emptied_by_accident_does_not_empty_the_output(work):
+EMPTYING = [
+    ("run",), ("run", "--on-change", "keep"), ("run", "--on-change", "fail"), ("run", "--fresh"),
+    ("retry",), ("export",), ("export", "--partial"), ("reparse",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", EMPTYING, ids=" ".join)
+def test_an_emptied_input_loses_no_answer_and_no_row_and_fails_no_night(work, command):
     work("run")
     answered, rows = work.output.read_bytes(), work.rows
     work.rows = {}
     work.write()
-    for command in (["run"], ["run", "--on-change", "keep"], ["retry"], ["check"], ["export"],
-                    ["export", "--partial"], ["reparse"]):  # fmt: skip
-        ran = work(*command)
-        assert ran.code == 2, command
-        assert "the input has no rows" in ran.err
-        assert "shows 10 answers" in ran.err
-    assert work.output.read_bytes() == answered
-    assert work("export", "-o", "other.csv").code == 0
-    assert work("run", "--on-change", "rerun").code == 0, "if it was meant"
-    assert work.output.read_bytes().count(b"\n") == 1
-    assert work("run").code == 0, "an output without answers has none to lose"
+    assert "the input has no rows, and the output showed 10 answers" in work("check").out
+    assert "wrote" not in work("run", "--dry-run").err
+    assert work.output.read_bytes() == answered, "nobody has written anything yet"
+
+    ran = work(*command)
+    assert ran.code == 0, ran.err
+    assert work.output.read_bytes().count(b"\n") == 1, "header only, as of any input without rows"
+    aside = work.run_folder / "emptied-out.csv"
+    assert f"it is put aside as {str(aside)!r}" in ran.err
+    assert aside.read_bytes() == answered
+
+    again = work("run", "-q")
+    assert (again.code, again.err) == (0, ""), "the next empty night"
+    assert aside.read_bytes() == answered
     work.rows = rows
     work.write()
     assert work("run").code == 0
     assert work.output.read_bytes() == answered
-    assert work.calls() == 10
+    assert work.calls() == 10, "no row is paid for twice"
+    assert work("verify").code == 0
+
+
+def test_an_empty_night_between_nights_of_other_rows_is_a_night_like_others(work):
+    def night(rows):
+        work.rows = rows
+        work.write(labelled=False)
+        ran = work("run", "-q")
+        assert (ran.code, ran.err) == (0, "")
+        return work.calls()
+
+    assert night({f"a{n}": f"monday {n}" for n in range(5)}) == 5
+    assert night({}) == 5
+    assert work.answers() == {}
+    assert night({f"b{n}": f"wednesday {n}" for n in range(5)}) == 10
+    assert len(work.answers()) == 5
+
+
+def test_an_emptied_input_does_not_take_the_last_answers_there_are(work):
+    work("run")
+    answered = work.output.read_bytes()
+    shutil.rmtree(work.run_folder)
+    work.rows = {}
+    work.write()
+    for command in ("run", "export", "retry"):
+        ran = work(command)
+        assert ran.code == 2
+        assert "holds 0 results" in ran.err
+    assert work.output.read_bytes() == answered
+
+
+def test_an_input_that_never_had_rows_is_no_news(work):
+    work.rows = {}
+    work.write()
+    for command in (("run",), ("run", "--fresh"), ("export",)):
+        ran = work(*command)
+        assert ran.code == 0
+        assert "aside" not in ran.err
+    assert not [*work.run_folder.glob("emptied-*")]

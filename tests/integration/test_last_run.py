@@ -44,7 +44,7 @@ def advice(text):
         ("status", "q.csv.run"),
         ("report", "m.toml", "-o", "q.csv"),
         ("report", "q.csv"),
-        ("export", "q.csv"),
+        ("run", "q.csv"),
         ("retry", "q.csv"),
     ],
 )

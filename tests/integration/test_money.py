@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from batch_runner import OnChange, RunOptions, load_job, run
+from batch_runner.bill import Biller
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.faultserver import running
 from batch_runner.plan import Dedupe
@@ -166,6 +167,20 @@ def run_cents(
     summary = run(load_job(ground.folder / "job.toml"), QUIET)
     ground.server.settle()
     return summary
+
+
+def test_a_row_is_put_on_a_bill_once_with_a_budget_too(cent_ground, monkeypatch):
+    billed = []
+    add = Biller.add
+
+    def counted(self, bill, result):
+        billed.append(result.row)
+        add(self, bill, result)
+
+    monkeypatch.setattr(Biller, "add", counted)
+    cent_ground.rows(bodies(12))
+    assert run_cents(cent_ground).exit_code is ExitCode.DONE
+    assert sorted(billed) == [*range(12)]
 
 
 def test_refused_calls_cost_nothing_and_are_known_to(ground, honest_bill):

@@ -272,6 +272,20 @@ def test_verify_tells_of_a_journal_that_lost_its_end_at_a_line(job):
     assert f"it had {len(whole):,} bytes" in told.out
 
 
+def test_verify_tells_once_of_a_segment_that_was_cut_within_a_line(job):
+    job.run()
+    (segment,) = job.directory.segments.iterdir()
+    whole = segment.read_bytes()
+    cut = whole[:-1].rindex(b"\n") + 5
+    segment.write_bytes(whole[:cut])
+    told = job.cli("verify", "job.toml")
+    assert told.code == 5
+    assert told.out.count("00000000.jsonl at byte") == 1
+    assert f"at byte {cut - 4:,}: gap: its end is missing: it had {len(whole):,} bytes" in told.out
+    [place] = json.loads(job.cli("verify", "job.toml", "--json").out)["damage"]
+    assert place["offset"] + place["length"] == len(whole)
+
+
 def test_verify_misses_nothing_of_a_journal_that_was_put_aside(job, run_cli):
     job.run()
     job.write_rows(["alpha", "beta", "beta", "", "[[fault:400]]", "gamma"])

@@ -49,14 +49,14 @@ def test_a_data_file_in_the_place_of_a_job_is_told_as_such(tmp_path, main_cli, c
     assert ("-i in.csv" in told.err) == (command in ("run", "check", "estimate"))
 
 
-def test_an_output_in_the_place_of_a_job_names_the_job(tmp_path, main_cli, fault_server):
+def test_run_names_the_job_that_wrote_an_output_in_its_place(tmp_path, main_cli, fault_server):
     (tmp_path / "in.csv").write_text("body\none\n")
     (tmp_path / "a job.toml").write_text(
         'input.path = "in.csv"\noutput.path = "out.csv"\nrequest.model = "m"\n'
         f'prompt.input = "{{{{ body }}}}"\nendpoint.base_url = "{fault_server.url}"\n'
     )
     main_cli("run", "a job.toml")
-    assert "batch-runner report 'a job.toml'" in main_cli("report", "out.csv").err
+    assert "batch-runner run 'a job.toml'" in main_cli("run", "out.csv").err
     (tmp_path / "sub").mkdir()
     written = main_cli("report", "a job.toml", "-o", "sub/../r.html").err
     assert f"wrote {tmp_path / 'r.html'}" in written

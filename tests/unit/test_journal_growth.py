@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from batch_runner.errors import StorageError
 from batch_runner.journal import Durability, Growth, Journal, RunDirectory
 from batch_runner.journal.record import read_dues, result_body
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
@@ -74,6 +75,14 @@ def test_what_is_damaged_stays_told_and_hides_nothing_behind_it(directory):
     write(directory, 4, run_id="next")
     assert rows(growth) == [4]
     assert [place.is_expected for place in growth.damage] == [False]
+
+
+def test_a_known_segment_that_is_gone_is_an_error_that_names_it(directory):
+    write(directory, 1)
+    segment = directory.segment(0)
+    segment.unlink()
+    with pytest.raises(StorageError, match=segment.name):
+        Growth(directory).pass_over([segment.name])
 
 
 def test_a_journal_that_was_put_aside_is_noticed(directory):

@@ -1,0 +1,154 @@
+"""The arguments that mean a job: kept with each run, to be typed again or taken up where they mean it."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
+from batch_runner.journal import DamagedManifest, Manifest
+from batch_runner.redact import MASK, without_passwords
+
+
+PATH_FLAGS = ("input", "output")
+_SECRET_SETTINGS = (("endpoint", "headers"), ("endpoint", "proxy"), ("request", "tools"))
+_OF_A_CALL = "endpoint"
+"""The table whose values matter to nobody who makes no call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """What stands behind a command to say which job is meant."""
+
+    job: str | None = None
+    """The job file; None where flags alone describe the job."""
+    flags: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """Of `KEYS_OF_FLAGS`, those that were typed."""
+    settings: tuple[str, ...] = ()
+    """`--set`, in the order in which they are laid over each other."""
+    is_local: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Invocation":
+        flags = {flag: getattr(arguments, flag, None) for flag in KEYS_OF_FLAGS}
+        return cls(
+            job=arguments.job,
+            flags={flag: value for flag, value in flags.items() if value is not None},
+            settings=tuple(arguments.settings),
+            is_local=getattr(arguments, "local", False),
+        )
+
+    @classmethod
+    def read(cls, text: str) -> "Invocation | None":
+        """The one that `str` made; None for words of another batch_runner."""
+        words = iter(shlex.split(text))
+        job: str | None = None
+        flags: dict[str, str | list[str]] = {}
+        settings: list[str] = []
+        is_local = False
+        for at, word in enumerate(words):
+            flag = word.removeprefix("--").replace("-", "_")
+            if not at and not word.startswith("-"):
+                job = word
+            elif word == "--local":
+                is_local = True
+            elif word == "--set":
+                settings.append(next(words, ""))
+            elif flag == "input":
+                flags[flag] = [*flags.get(flag, ()), next(words, "")]
+            elif flag in KEYS_OF_FLAGS:
+                flags[flag] = next(words, "")
+            else:
+                return None
+        return cls(job=job, flags=flags, settings=tuple(settings), is_local=is_local)
+
+    def __str__(self) -> str:
+        """Ready to be typed, and without secrets: what may be one is masked."""
+        words = [self.job] if self.job else []
+        for flag in KEYS_OF_FLAGS:
+            value = self.flags.get(flag, [])
+            for item in value if isinstance(value, list) else [value]:
+                words += [f"--{flag.replace('_', '-')}", item]
+        words += ["--local"] if self.is_local else []
+        for setting in self.settings:
+            key, _, _ = setting.partition("=")
+            is_secret = tuple(steps_of(key)[:2]) in _SECRET_SETTINGS
+            words += ["--set", f"{key}={MASK}" if is_secret else setting]
+        return shlex.join(map(without_passwords, words))
+
+    def seen_here(self, folder: Path) -> "Invocation":
+        """As it was typed in `folder`, with paths that mean the same in this one."""
+
+        def here(path: str) -> str:
+            return path if folder == Path.cwd() else str(folder / Path(path).expanduser())
+
+        flags: dict[str, str | list[str]] = dict(self.flags)
+        if isinstance(paths := flags.get("input"), list):
+            flags["input"] = [here(path) for path in paths]
+        if isinstance(path := flags.get("output"), str):
+            flags["output"] = here(path)
+        return replace(self, job=here(self.job) if self.job else None, flags=flags)
+
+    def under(self, typed: "Invocation") -> "Invocation":
+        """This one with what was typed now laid over it, by whatever flag or `--set` it says it."""
+        said = {KEYS_OF_FLAGS[flag] for flag in typed.flags}
+        said |= {_key(setting) for setting in typed.settings}
+        flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in said}
+        settings = [setting for setting in self.settings if not _is_under(_key(setting), said)]
+        stays_local = self.is_local and "endpoint.base_url" not in said
+        return replace(
+            self,
+            flags={**flags, **typed.flags},
+            settings=(*settings, *typed.settings),
+            is_local=typed.is_local or stays_local,
+        )
+
+    def for_readers(self) -> "Invocation":
+        """Without what was masked and only a call would need."""
+        kept = [
+            setting
+            for setting in self.settings
+            if MASK not in setting or not _is_under(_key(setting), (_OF_A_CALL,))
+        ]
+        return replace(self, settings=tuple(kept))
+
+    def masked(self) -> Iterator[str]:
+        """The names of what was not kept, as it may be a secret."""
+        for flag, value in self.flags.items():
+            if any(MASK in item for item in (value if isinstance(value, list) else [value])):
+                yield f"--{flag.replace('_', '-')}"
+        yield from (setting.partition("=")[0] for setting in self.settings if MASK in setting)
+
+
+def _key(setting: str) -> str:
+    return ".".join(steps_of(setting.partition("=")[0]))
+
+
+def _is_under(key: str, others: Iterable[str]) -> bool:
+    """It is one of them, or part of one."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def last_invocation(
+    manifest: Manifest | DamagedManifest | None, *, output: Path | None = None
+) -> Invocation | None:
+    """The one that means the last run: its endpoint, its model, its output.
+
+    The job file alone may name others, which cost money. `output` is where the output lies now.
+    None where no command line began that run.
+    """
+    typed = manifest.job.get("typed") if isinstance(manifest, Manifest) else None
+    found = Invocation.read(typed) if typed else None
+    if not isinstance(manifest, Manifest) or found is None:
+        return None
+    found = found.seen_here(Path(manifest.job.get("typed_in") or Path.cwd()))
+    wrote = manifest.job.get("output")
+    if output is not None and wrote is not None and not _is_same(output, wrote):
+        return replace(found, flags={**found.flags, "output": str(output)})
+    return found
+
+
+def _is_same(output: Path, wrote: str) -> bool:
+    return os.path.realpath(output) == os.path.realpath(wrote)
