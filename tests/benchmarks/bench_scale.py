@@ -35,6 +35,7 @@ def lines(place: Path, url: str, suffix: str, count: int) -> list[list[str]]:
         f'[input]\npath = "{file}"\n[prompt]\ninput = "Sum: {{{{ body }}}}"\n[request]\nmodel = "m"\n'
         f'[endpoint]\nbase_url = "{url}"\n[output]\npath = "out-{count}.{suffix}"\n'
         "[limits]\nconcurrency = 256\n"
+        "[prices.m]\ninput = 0.25\ncached_input = 0.025\noutput = 2.0\n"  # as most runs have
     )
     steps = {
         "half of it": batch_runner("run", job.name, "-n", str(count // 2), "--progress", "off"),
