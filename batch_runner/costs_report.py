@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from batch_runner.costs import CostReport, Group
-from batch_runner.progress import count, dollars, dollars_at_most
+from batch_runner.money_view import CAUSES, at_most_words, bound_words, is_whole
+from batch_runner.progress import count, dollars, dollars_at_most, many
 
 
 if TYPE_CHECKING:
@@ -109,19 +110,21 @@ def _footnotes(report: CostReport) -> Iterator[str]:
     if bill.failures:
         yield f"failed attempts that were billed: {dollars(bill.failures)}, in the cost"
     if bill.unknown_calls:
-        causes = ", ".join(f"{n:,} {cause}" for cause, n in sorted(bill.unknown.items()))
-        most = (
-            "without an upper bound"
-            if bill.unbounded
-            else f"at most {dollars_at_most(bill.unknown_at_most)}"
-        )
-        yield f"unknown billing: {bill.unknown_calls:,} calls ({causes}), {most}, not in the cost"
+        causes = ", ".join(f"{n:,} {CAUSES[cause]}" for cause, n in sorted(bill.unknown.items()))
+        most = at_most_words(None if bill.unbounded else bill.unknown_at_most)
+        calls = many(bill.unknown_calls, "call")
+        yield f"unknown billing: {calls} ({causes}), {most}, not in the cost"
     if bill.unpriced:
-        yield f"no price or no token count: {bill.unpriced:,} calls, not in the cost"
+        yield f"no price or no token count: {many(bill.unpriced, 'call')}, not in the cost"
+    if not is_whole(bill):
+        yield f"in all: {bound_words(bill)}"
     for tier, one in sorted(report.total.cheaper.items()):
-        yield f"{tier} would have cost {dollars(one.usd)} instead of {dollars(one.instead_of)}"
-    for doubt, calls in sorted(bill.doubts.items()):
-        yield f"{calls:,} calls: {doubt}"
+        yield (
+            f"in the {tier} tier these calls would have cost {dollars(one.usd)} "
+            f"instead of {dollars(one.instead_of)}"
+        )
+    for doubt, number in sorted(bill.doubts.items()):
+        yield f"{many(number, 'call')}: {doubt}"
     if bill.sources:
         yield f"prices: {', '.join(sorted(bill.sources))}"
     yield from report.notes

@@ -107,17 +107,11 @@ def overhead(actual: Sequence[int], counted: Sequence[int]) -> int:
 
 
 def describe(estimate: Point | Range, show: Callable[[Decimal], str]) -> str:
-    """The estimate in words, a caution on each further line."""
-    match estimate:
-        case Range(low=low, expected=expected, high=high):
-            first = f"likely range {show(low)} to {show(high)}, expected {show(expected)}"
-        case Point(expected=expected):
-            first = f"about {show(expected)}"
-    return "\n".join([first, *(f"caution: {caution}" for caution in estimate.cautions)])
-
-
-def describe_ceiling(ceiling: Decimal | None, show: Callable[[Decimal], str]) -> str:
-    return "no upper bound" if ceiling is None else f"at most {show(ceiling)}"
+    """The estimate in words."""
+    if isinstance(estimate, Range) and show(estimate.low) != show(estimate.high):
+        low, expected, high = map(show, (estimate.low, estimate.expected, estimate.high))
+        return f"likely range {low} to {high}, expected {expected}"
+    return f"about {show(estimate.expected)}"
 
 
 def _at_ranks(amounts: Sequence[int], ranks: Iterable[int]) -> list[int]:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from batch_runner.estimate import Point, Range, describe_ceiling
+from batch_runner.estimate import Point, Range
 from batch_runner.estimating import Estimate, Sample
-from batch_runner.progress import count, dollars, dollars_at_most, duration
+from batch_runner.money_view import at_most_words
+from batch_runner.progress import count, dollars, duration, many
 from batch_runner.remedy import command
 
 
@@ -36,8 +37,9 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
 
 def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:
     """Asks for leave to spend: `most` is what the sample can cost at most."""
-    cost = "a cost that nothing bounds" if most is None else f"at most {dollars_at_most(most)}"
-    return f"run {min(sample, found.to_send):,} rows of {found.job} for {cost}?"
+    cost = "a cost that nothing bounds" if most is None else at_most_words(most)
+    rows = many(min(sample, found.to_send), "row")
+    return f"run {rows} of {found.job} {'' if most == 0 else 'for '}{cost}?"
 
 
 def _rows(found: Estimate) -> Iterator[str]:
@@ -67,7 +69,7 @@ def _ceilings(found: Estimate) -> Iterator[str]:
     cap = "no upper bound: request.max_output_tokens is not set"
     yield f"output   {cap if out is None else f'at most {count(out)} tokens, by max_output_tokens'}"
     if any(found.models.values()):
-        yield f"total    {describe_ceiling(ceiling.usd_at_most, dollars_at_most)}"
+        yield f"total    {at_most_words(ceiling.usd_at_most)}"
 
 
 def _dedupe(found: Estimate) -> str:

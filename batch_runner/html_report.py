@@ -13,9 +13,9 @@ from batch_runner.atomic import publish
 from batch_runner.bill import Bill
 from batch_runner.charts import Chart, Layer, TimeAxis
 from batch_runner.findings import Findings, Sample
-from batch_runner.money_view import bounds, cost_view, exact_dollars, is_whole, share, token_view
+from batch_runner.money_view import bounds, cost_view, is_whole, share, token_view
 from batch_runner.printable import one_line, printable
-from batch_runner.progress import duration
+from batch_runner.progress import dollars, duration, many
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
 from batch_runner.report import skipped_words
@@ -275,8 +275,8 @@ class _Rows:
         latency = sample.latency_seconds
         facts = [
             *([duration(latency)] if latency is not None else []),
-            *([exact_dollars(sample.cost, 6)] if sample.cost else []),
-            *([f"{sample.attempts} attempts"] if sample.attempts > 1 else []),
+            *([dollars(sample.cost)] if sample.cost else []),
+            *([many(sample.attempts, "attempt")] if sample.attempts > 1 else []),
             *([f"{sample.output_tokens:,} tokens"] if sample.output_tokens is not None else []),
         ]
         return {

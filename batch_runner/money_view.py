@@ -1,17 +1,17 @@
-"""What a report says of tokens and dollars: known, unknown, and at most."""
+"""What is said of tokens and dollars, wherever it is said: known, unknown, and at most."""
 
 from collections.abc import Iterator, Mapping
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Any
 
 from batch_runner.bill import Bill
 from batch_runner.findings import Findings
-from batch_runner.progress import dollars, dollars_at_least, dollars_at_most
+from batch_runner.progress import dollars, dollars_at_least, dollars_at_most, many
 from batch_runner.records import UnknownBilling
 from batch_runner.summary import RunSummary
 
 
-_CAUSES = {
+CAUSES = {
     UnknownBilling.CRASH: "in flight when a run died",
     UnknownBilling.TIMEOUT: "timed out after they were sent",
     UnknownBilling.RESET: "connection broke after they were sent",
@@ -24,35 +24,30 @@ _CAUSES = {
 def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
     bill = summary.bill
     least, most = bounds(bill)
-    places = _places(bill)
+    failed_calls = bill.answered - findings.answered_calls
     lines = [
-        ("Answers", findings.answered_calls, exact_dollars(bill.answers, places), ""),
-        (
-            "Failed attempts with reported usage",
-            bill.answered - findings.answered_calls,
-            exact_dollars(bill.failures, places),
-            "",
-        ),
+        ("Answers", findings.answered_calls, dollars(bill.answers)),
+        ("Failed attempts with reported usage", failed_calls, dollars(bill.failures)),
     ]
     if bill.listed is None:
-        lines = [(name, calls, "unknown" if calls else "", note) for name, calls, _, note in lines]
+        lines = [(name, calls, "unknown" if calls else "") for name, calls, _ in lines]
     unknown = [
         (
-            _CAUSES[cause],
+            CAUSES[cause],
             one.unknown_calls,
-            "no bound" if one.unbounded else f"up to {dollars_at_most(one.unknown_at_most)}",
+            at_most_words(None if one.unbounded else one.unknown_at_most),
         )
         for cause, one in sorted(findings.unknown().items())
     ]
     return {
         "words": cost_in_words(bill),
-        "lines": [(name, f"{calls:,}", amount) for name, calls, amount, _ in lines],
+        "lines": [(name, f"{calls:,}", amount) for name, calls, amount in lines],
         "unknown": [(name, f"{calls:,}", amount) for name, calls, amount in unknown],
         "calls": f"{bill.calls:,}",
         "least": least,
         "most": most,
-        "unpriced": bill.unpriced,
-        "doubts": [(str(doubt), f"{n:,}") for doubt, n in bill.doubts.most_common()],
+        "unpriced": many(bill.unpriced, "call") if bill.unpriced else "",
+        "doubts": [(str(doubt), many(n, "call")) for doubt, n in bill.doubts.most_common()],
         "source": summary.price_source,
     }
 
@@ -65,28 +60,45 @@ def is_whole(bill: Bill) -> bool:
 
 def cost_in_words(bill: Bill) -> str:
     """The cost as a sentence."""
-    least, most = bounds(bill)
+    words = bound_words(bill)
     if is_whole(bill):
-        return f"{least}, with nothing unknown about it."
-    if most is None:
-        beginning = "The cost is unknown" if bill.at_least is None else f"At least {least}"
-        return f"{beginning}. There is no upper bound: {'; '.join(_why_unbounded(bill))}."
-    if bill.at_least is None:
-        return f"The cost is unknown, at most {most}: {_calls(bill.unpriced)} without a known cost."
-    if bill.at_least == bill.at_most:
-        return f"{least}. Not every call told all that it used, but none can have cost more."
-    return f"At least {least}, at most {most}."
+        return f"{words}, with nothing unknown about it."
+    if bill.at_least == bill.at_most is not None:
+        return f"{words}. Not every call told all that it used, but none can have cost more."
+    start = f"The cost is {words}" if words.startswith("unknown") else words[0].upper() + words[1:]
+    if bill.at_most is None:
+        return f"{start}: {'; '.join(_why_unbounded(bill))}."
+    return start + (
+        f": {many(bill.unpriced, 'call')} without a known cost." if bill.at_least is None else "."
+    )
+
+
+def bound_words(bill: Bill) -> str:
+    """`$8.43` where all is known; else `at least $8.54, at most $8.56`. A bound of zero says nothing."""
+    least, most = bounds(bill)
+    if bill.at_least == bill.at_most is not None:
+        return least
+    upper = NO_BOUND if most is None else f"at most {most}"
+    if bill.at_least:
+        return f"at least {least}, {upper}"
+    return upper if bill.at_least is not None and most is not None else f"unknown, {upper}"
+
+
+NO_BOUND = "no upper bound"
+
+
+def at_most_words(amount: Decimal | None) -> str:
+    """What calls may have cost, or may come to cost; None has no bound."""
+    if amount is None:
+        return NO_BOUND
+    return f"at most {dollars_at_most(amount)}" if amount else "free of charge"
 
 
 def _why_unbounded(bill: Bill) -> Iterator[str]:
     if bill.unbounded:
-        yield f"{_calls(bill.unbounded)} without a price, or without a limit to their tokens"
+        yield f"{many(bill.unbounded, 'call')} without a price, or without a limit to their tokens"
     if bill.doubtful:
-        yield f"{_calls(bill.doubtful)} at rates that may be too low"
-
-
-def _calls(number: int) -> str:
-    return "one call" if number == 1 else f"{number:,} calls"
+        yield f"{many(bill.doubtful, 'call')} at rates that may be too low"
 
 
 def token_view(bill: Bill) -> Mapping[str, Any]:
@@ -94,7 +106,7 @@ def token_view(bill: Bill) -> Mapping[str, Any]:
     answered = bill.answered or 1
     return {
         "calls": bill.answered,
-        "unreported": tokens.unreported,
+        "unreported": many(tokens.unreported, "call") if tokens.unreported else "",
         "lines": [
             ("Input", f"{tokens.input:,}", "", f"{tokens.input / answered:,.0f}", 0),
             _part("from the cache", tokens.cached, tokens.input),
@@ -118,20 +130,6 @@ def bounds(bill: Bill) -> tuple[str, str | None]:
         return dollars_at_most(bill.at_least), dollars_at_most(bill.at_most)
     most = None if bill.at_most is None else dollars_at_most(bill.at_most)
     return dollars_at_least(bill.at_least), most
-
-
-def _places(bill: Bill) -> int:
-    """Decimals that show the bill's largest amount with four digits, and two at least."""
-    largest = bill.at_most or bill.listed or Decimal(0)
-    return 2 if not largest or largest >= 100 else min(9, 3 - largest.adjusted())
-
-
-def exact_dollars(amount: Decimal | None, places: int) -> str:
-    if amount is None:
-        return "unknown"
-    if not amount:
-        return "$0"
-    return f"${amount.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN):,f}"
 
 
 def share(part: float, whole: float) -> str:

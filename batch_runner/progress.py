@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
 from typing import Any, Protocol, TextIO
 
@@ -98,6 +98,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def many(number: int, noun: str) -> str:
+    """`1 row`, `20,000 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def percent(part: int, whole: int) -> str:
     """`67%`; 100% only when nothing is missing."""
     share = round(100 * part / whole) if whole else 100
@@ -106,42 +111,37 @@ def percent(part: int, whole: int) -> str:
 
 def dollars(amount: Decimal | None) -> str:
     """`$8.43`; small amounts keep three significant digits; `unknown` for None."""
-    if amount is None:
-        return "unknown"
-    if amount == 0 or amount >= 1:
-        return f"${amount:,.2f}"
-    return (
-        f"${amount:.{2 - min(amount.adjusted(), -1)}f}"
-        if amount.adjusted() < -1
-        else f"${amount:.3f}"
-    )
+    return "unknown" if amount is None else _dollars(amount, ROUND_HALF_EVEN)
 
 
 def dollars_at_most(amount: Decimal | None) -> str:
     """Like `dollars`, rounded up: a bound must not be rounded down. `no bound` for None."""
-    return "no bound" if amount is None else dollars(_rounded(amount, ROUND_UP))
+    return "no bound" if amount is None else _dollars(amount, ROUND_UP)
 
 
 def dollars_at_least(amount: Decimal | None) -> str:
     """Likewise, rounded down."""
-    return dollars(None if amount is None else _rounded(amount, ROUND_DOWN))
+    return "unknown" if amount is None else _dollars(amount, ROUND_DOWN)
 
 
-def _rounded(amount: Decimal, rounding: str) -> Decimal:
-    """With the digits that `dollars` shows."""
-    step = Decimal(1).scaleb(min(amount.adjusted() - 2, -2)) if amount else Decimal("0.01")
-    return amount.quantize(step, rounding=rounding)
+def _dollars(amount: Decimal, rounding: str) -> str:
+    rounded = amount.quantize(Decimal(1).scaleb(-_places(amount)), rounding=rounding)
+    return f"${rounded:,.{_places(rounded)}f}"
+
+
+def _places(amount: Decimal) -> int:
+    """Cents; of less than a dollar as many as show three digits."""
+    return max(2, 2 - amount.adjusted()) if 0 < amount < 1 else 2
 
 
 def tokens_in_words(tokens: Tokens) -> str:
     """`in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)`."""
     cached = f" (cached {count(tokens.cached)})" if tokens.cached else ""
     reasoning = f" (reasoning {count(tokens.reasoning)})" if tokens.reasoning else ""
-    unknown = f"  not reported for {tokens.unreported:,} calls" if tokens.unreported else ""
+    unknown = f"  not reported for {many(tokens.unreported, 'call')}" if tokens.unreported else ""
     return f"in {count(tokens.input)}{cached}  out {count(tokens.output)}{reasoning}{unknown}"
 
 
-_NOTEBOOK_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _SPARE_COLUMNS = 5
 """Left free at the right: the terminal prints ^C there, and must not begin a new line for it."""
 _SHORTEST_BAR = 8
@@ -163,7 +163,7 @@ class Bar:
             file=stream,
             delay=1e-9,
             ncols=None if self._fits_itself else self._columns(),
-            bar_format=_NOTEBOOK_FORMAT if self._fits_itself else self._format(first),
+            bar_format=self._format(first),
             leave=False,
         )
         # Drawn by the first `show`: before that nobody would wipe it from the screen on Ctrl-C.
@@ -176,7 +176,7 @@ class Bar:
             self._bar.set_postfix_str(", ".join(self._words(snapshot)), refresh=False)
         else:
             self._bar.ncols = self._columns()
-            self._bar.bar_format = self._format(snapshot)
+        self._bar.bar_format = self._format(snapshot)
         self._bar.n = snapshot.done
         self._bar.refresh()
 
@@ -198,6 +198,10 @@ class Bar:
 
     def _format(self, snapshot: Snapshot) -> str:
         """What tqdm fills in: of the words those that fit, and the bar gets what they leave."""
+        # tqdm's own percentage rounds up to 100 before the end.
+        share = f"{percent(snapshot.done, snapshot.total):>4}"
+        if self._fits_itself:
+            return f"{share}|{{bar}}| {{n_fmt}}/{{total_fmt}}{{postfix}}"
         counts = f" {snapshot.done}/{snapshot.total}"
         room = self._columns() - len("100%||") - len(counts) - _SHORTEST_BAR
         shown = ""
@@ -206,7 +210,7 @@ class Bar:
                 break
             shown += f"{', ' if shown else '  '}{word}"
         bar = min(_LONGEST_BAR, _SHORTEST_BAR + max(0, room - len(shown)))
-        return f"{{percentage:3.0f}}%|{{bar:{bar}}}| {{n_fmt}}/{{total_fmt}}{shown}"
+        return f"{share}|{{bar:{bar}}}| {{n_fmt}}/{{total_fmt}}{shown}"
 
     def _words(self, snapshot: Snapshot) -> list[str]:
         """What matters most comes first. What is not known yet is not said."""

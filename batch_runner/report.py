@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
+from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
-from batch_runner.progress import dollars, dollars_at_most, duration, tokens_in_words
+from batch_runner.progress import dollars, duration, many, tokens_in_words
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import command, remedy
 from batch_runner.summary import RunSummary
@@ -180,18 +181,13 @@ def _cost(bill: Bill) -> str:
     if bill.failures:
         extras.append(f"+{dollars(bill.failures)} failed attempts")
     if bill.unpriced and bill.at_least is not None:
-        extras.append(f"{bill.unpriced:,} calls without a price")
+        extras.append(f"{many(bill.unpriced, 'call')} without a price")
     if bill.unknown_calls:
-        extras.append(_unknown(bill))
-    return known + (f" ({'; '.join(extras)})" if extras else "")
-
-
-def _unknown(bill: Bill) -> str:
-    calls = f"{bill.unknown_calls:,} attempt{'s' * (bill.unknown_calls != 1)} of unknown billing"
-    if bill.unbounded:
-        return f"{calls}, without an upper bound"
-    more = " more" if bill.answered else ""
-    return f"{calls}, at most {dollars_at_most(bill.unknown_at_most)}{more}"
+        most = at_most_words(None if bill.unbounded else bill.unknown_at_most)
+        extras.append(f"{many(bill.unknown_calls, 'attempt')} of unknown billing, {most}")
+    words = known + (f" ({'; '.join(extras)})" if extras else "")
+    has_range = bill.at_least and bill.at_most not in (None, bill.at_least)
+    return f"{words}: {bound_words(bill)}" if has_range else words
 
 
 def _failed(summary: RunSummary) -> str:

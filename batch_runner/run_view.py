@@ -8,9 +8,8 @@ from typing import Any
 
 from batch_runner import __version__
 from batch_runner.findings import Findings, RunCourse
-from batch_runner.money_view import exact_dollars
 from batch_runner.printable import one_line, printable, shortened
-from batch_runner.progress import duration
+from batch_runner.progress import dollars, duration
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -109,7 +108,7 @@ def run_view(course: RunCourse) -> Mapping[str, str]:
         "took": duration(course.seconds) if course.rows else "",
         "rows": f"{course.rows:,}",
         "failed": f"{course.failed:,}",
-        "cost": exact_dollars(bill.listed, 4) if course.rows else "",
+        "cost": dollars(bill.listed) if course.rows else "",
         "model": one_line(str(run.settings.get("model", "")), 60) if run else "",
         "ended": "in order" if run is not None and run.ended_cleanly else "killed",
         "version": run.tool_version if run is not None else "",

@@ -156,15 +156,12 @@ def check_prices(requests: Iterable[Request], biller: Biller, *, origin: str) ->
 
 
 def budget_in_words(limit: Decimal, *, is_bounded: bool) -> str:
-    """How far a run may pass its limit, for the line at its start."""
+    """How a run keeps to its limit, for the line at its start."""
     words = f"max_cost {dollars(limit)} for this run: "
     if is_bounded:
-        return (
-            words
-            + "a call begins only if the most it can cost fits; may be passed by at most $0.00"
-        )
+        return words + "a call begins only if the most it can cost still fits"
     return words + (
-        "each call sets aside what the dearest so far cost, as nothing bounds it (no "
-        "max_output_tokens, or images, files, hosted tools); "
-        "may be passed by what calls in flight cost beyond that"
+        "nothing bounds what a call costs (no max_output_tokens, or images, files, hosted tools), "
+        "so each sets aside what the dearest so far cost; the run passes the limit by what calls "
+        "in flight cost beyond that"
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
-from batch_runner.estimate import Caution, Range, describe, project, sample_plan
+from batch_runner.estimate import Caution, Range, project, sample_plan
 
 
 ROWS = 5_000
@@ -78,10 +78,9 @@ def measure(shape: Callable[[int, Random], float], size: int, *, populations: in
             plan = sample_plan(counted, size, trial)
             estimate = project([outputs[row] for row in plan], ROWS, row_ceiling=ceiling)
             assert isinstance(estimate, Range)
-            text = describe(estimate, str)
             covered = estimate.low <= total <= estimate.high
-            warned = Caution.WIDE in text or Caution.HEAVY_TAIL in text
-            unseen = Caution.UNSEEN_KIND in text
+            warned = Caution.WIDE in estimate.cautions or Caution.HEAVY_TAIL in estimate.cautions
+            unseen = Caution.UNSEEN_KIND in estimate.cautions
             half_width = float((estimate.high - estimate.expected) / estimate.expected)
             outcomes.append((covered, half_width, warned, unseen))
     return Tally(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from decimal import Decimal
 
@@ -123,7 +124,8 @@ def test_unknown_billing_is_a_line_of_its_own_with_a_bound(job_in, server, main_
     total = costs([main_cli.folder]).total.bill
     assert total.at_least < server.ledger.totals.billed.dollars <= total.at_most
     said = main_cli("costs", "job.toml").out
-    assert "unknown billing: 1 calls (1 bad_reply), at most $" in said
+    assert "unknown billing: 1 call (1 reply unreadable, or without usage), at most $" in said
+    assert re.search(r"^in all: at least \$\S+, at most \$\S+$", said, re.MULTILINE)
 
 
 def test_calls_lost_in_a_crash_are_of_the_run_and_day_that_made_them(job_in):

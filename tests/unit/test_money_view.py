@@ -10,7 +10,14 @@ from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.costs import By, CostReport, Group
 from batch_runner.costs_report import cost_lines
 from batch_runner.findings import Findings
-from batch_runner.money_view import bounds, cost_in_words, cost_view, is_whole
+from batch_runner.money_view import (
+    at_most_words,
+    bound_words,
+    bounds,
+    cost_in_words,
+    cost_view,
+    is_whole,
+)
 from batch_runner.pricing import Doubt, PriceBook
 from batch_runner.progress import dollars_at_most
 from batch_runner.records import UnknownBilling
@@ -53,9 +60,13 @@ def test_the_words_claim_what_the_bill_knows_and_no_more(one):
     assert is_whole(one) == everything_known
     assert ("nothing unknown" in words) == everything_known
     assert ("no upper bound" in words) == (most is None)
-    assert ("cost is unknown" in words) == (one.at_least is None)
+    assert ("cost is unknown" in words) == (
+        one.at_least is None or (most is None and not one.at_least)
+    )
     assert most is None or most in words
-    assert one.at_least is None or least in words
+    assert not one.at_least or least in words
+    assert bound_words(one) in words or bound_words(one).capitalize() in words
+    assert "least $0.00" not in words
     assert "0 calls" not in words
     assert " 1 calls" not in words
 
@@ -84,9 +95,19 @@ def test_a_bound_reads_the_same_wherever_it_is_shown(amount):
     assert f"at most {shown})" in "\n".join(summary_lines(summary))
     group = Group(keys=("total",), rows=1, bill=one)
     lines = "\n".join(cost_lines(CostReport(by=(By.MODEL,), groups=(group,), total=group)))
-    assert lines.count(shown) == 3, "two in the table, one in the footnote"
+    assert lines.count(shown) == 4, "two in the table, two in the footnotes"
     findings = Findings(Biller(PriceBook({})), [])
     findings._unknown[UnknownBilling.TIMEOUT] = one
     view = cost_view(summary, findings)
     assert view["most"] == shown
-    assert view["unknown"][0][2] == f"up to {shown}"
+    assert view["unknown"][0][2] == f"at most {shown}"
+
+
+def test_no_bound_of_zero_is_named():
+    assert at_most_words(Decimal(0)) == "free of charge"
+    free = Bill(calls=2, answered=1, unknown=Counter({UnknownBilling.TIMEOUT: 1}))
+    assert bound_words(free) == "$0.00"
+    lost = Bill(
+        calls=1, unknown=Counter({UnknownBilling.CRASH: 1}), unknown_at_most=Decimal("0.01")
+    )
+    assert bound_words(lost) == "at most $0.0100"

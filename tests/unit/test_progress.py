@@ -23,6 +23,8 @@ from batch_runner.progress import (
     count,
     display_for,
     dollars,
+    dollars_at_least,
+    dollars_at_most,
     duration,
     heartbeat,
 )
@@ -67,10 +69,18 @@ def test_counts_read_well(number, text):
 @pytest.mark.parametrize(
     ("amount", "text"),
     [(None, "unknown"), ("0", "$0.00"), ("8.434", "$8.43"), ("0.5", "$0.500"), ("0.0123", "$0.0123"),
-     ("0.00012345", "$0.000123"), ("1234.5", "$1,234.50")],
+     ("0.00012345", "$0.000123"), ("1234.5", "$1,234.50"), ("0.9996", "$1.00"), ("0.09996", "$0.100")],
 )  # fmt: skip
 def test_dollars_keep_what_matters(amount, text):
     assert dollars(None if amount is None else Decimal(amount)) == text
+
+
+@pytest.mark.parametrize("amount", ["0.0131", "0.9996", "0.099951", "8.4312", "0.00012", "1e-9"])
+def test_a_bound_is_rounded_away_from_the_truth_and_has_no_other_digits(amount):
+    exact = Decimal(amount)
+    least, most = dollars_at_least(exact), dollars_at_most(exact)
+    assert Decimal(least.removeprefix("$")) <= exact <= Decimal(most.removeprefix("$"))
+    assert dollars(exact) in (least, most)
 
 
 def test_a_heartbeat_says_everything_on_one_line():
@@ -161,6 +171,13 @@ def test_a_narrow_terminal_keeps_what_matters_most_and_a_bar(drawn):
     assert re.fullmatch(
         r" 25%\|.{8,}\| 5000/20000  6m 06s left, 41.0 rows/s, 19 failed, \$1.12", frames[-1]
     )
+
+
+def test_the_bar_says_100_percent_of_all_rows_only(drawn):
+    _, frames = drawn(80, replace(LATER, done=19_999))
+    assert frames[-1].startswith(" 99%|")
+    _, frames = drawn(80, replace(LATER, done=20_000))
+    assert frames[-1].startswith("100%|")
 
 
 def test_what_is_not_known_at_the_start_is_not_shown(drawn):
