@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from batch_runner.job import JobSpec, PriceSpec
-from batch_runner.pricing import Doubt, PriceBook
+from batch_runner.pricing import Doubt, PriceBook, Quote
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
 
 
@@ -200,10 +200,32 @@ class Biller:
         has_answer = isinstance(result.ending, Completion)
         for position, billed in enumerate(result.billed):
             is_answer = has_answer and position == len(result.billed) - 1
-            self._add_billed(bill, billed, result, is_answer=is_answer)
+            quote = self.prices.quote(billed, asked=result.asked_model)
+            _add_quoted(bill, billed, quote, is_answer=is_answer)
+            if quote.dollars is None:
+                bill.bound(self._ceiling_of(result, at=billed.at))
         for cause, attempts in result.unknown.items():
             bill.unknown[cause] += attempts
             bill.bound(self._ceiling_of(result, at=result.started_at), calls=attempts)
+
+    def add_told(
+        self, bill: Bill, billed: Sequence[Billed], *, asked: str | None, has_answer: bool
+    ) -> bool:
+        """Attempts with known usage are on the bill, by what little a glance at their row tells.
+
+        False where that is too little, and nothing is added: a price is known and a count is not.
+        """
+        quotes = [self.prices.quote(one, asked=asked) for one in billed]
+        unpriced = [one for one, quote in zip(billed, quotes, strict=True) if quote.dollars is None]
+        for one in unpriced:
+            if self.ceiling(asked or one.model or "", 0, 0, at=one.at) is not None:
+                return False
+        for position, (one, quote) in enumerate(zip(billed, quotes, strict=True)):
+            is_answer = has_answer and position == len(billed) - 1
+            _add_quoted(bill, one, quote, is_answer=is_answer)
+        bill.unbounded += len(unpriced)
+        bill.calls += len(billed)
+        return True
 
     def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
         """The bill of a call that was in flight when its process died."""
@@ -243,29 +265,27 @@ class Biller:
             at=at,
         )
 
-    def _add_billed(
-        self, bill: Bill, billed: Billed, result: RowResult, *, is_answer: bool
-    ) -> None:
-        bill.answered += 1
-        bill.tokens.add(billed.usage)
-        quote = self.prices.quote(billed, asked=result.asked_model)
-        for doubt in quote.doubts:
-            bill.doubts[doubt] += 1
-        if quote.dollars is None or quote.at_least is None:
-            bill.unpriced += 1
-            bill.bound(self._ceiling_of(result, at=billed.at))
-            return
-        if is_answer:
-            bill.answers += quote.dollars
-        else:
-            bill.failures += quote.dollars
-        bill.perhaps_less += quote.dollars - quote.at_least
-        if quote.at_most is None:
-            bill.doubtful += 1
-        else:
-            bill.perhaps_more += quote.at_most - quote.dollars
-        if quote.source is not None:
-            bill.sources[quote.source] += 1
+
+def _add_quoted(bill: Bill, billed: Billed, quote: Quote, *, is_answer: bool) -> None:
+    """One attempt with known usage is on the bill; of one without a price the bound is not."""
+    bill.answered += 1
+    bill.tokens.add(billed.usage)
+    for doubt in quote.doubts:
+        bill.doubts[doubt] += 1
+    if quote.dollars is None or quote.at_least is None:
+        bill.unpriced += 1
+        return
+    if is_answer:
+        bill.answers += quote.dollars
+    else:
+        bill.failures += quote.dollars
+    bill.perhaps_less += quote.dollars - quote.at_least
+    if quote.at_most is None:
+        bill.doubtful += 1
+    else:
+        bill.perhaps_more += quote.at_most - quote.dollars
+    if quote.source is not None:
+        bill.sources[quote.source] += 1
 
 
 def _plus(one: int | None, other: int | None) -> int | None:

@@ -9,11 +9,10 @@ from binascii import unhexlify
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
-from decimal import Decimal
 from itertools import islice
 
-from batch_runner.bill import Bill, Tokens
-from batch_runner.journal import Growth, Index, Manifest, read_manifest
+from batch_runner.bill import Bill
+from batch_runner.journal import Growth, Index, Intent, Manifest, read_manifest
 from batch_runner.journal.flights import Flights
 from batch_runner.journal.record import (
     END,
@@ -24,38 +23,20 @@ from batch_runner.journal.record import (
     RESULT,
     Dues,
     read_dues,
+    read_intent,
+    read_result,
     read_state,
     state_of,
 )
 from batch_runner.journal.scan import Line, Numbers, Segment, find_segments, read_lines
 from batch_runner.outset import Endings, Outset, endings_of, read_outset
+from batch_runner.records import ANSWERED
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import digest_of_prices, read_shortcut
 
 
 WINDOW_SECONDS = 60.0
 """The pace is that of the last minute."""
-
-
-class Spent:
-    """Tokens and dollars of all results read so far."""
-
-    def __init__(self) -> None:
-        self.tokens = Tokens()
-        self.dollars = Decimal(0)
-        self.priced = 0
-        """Calls with a known cost."""
-        self.unpriced = 0
-        """Calls that were answered and have no price."""
-        self.unknown = 0
-        """Calls that were answered by nobody and may have been billed."""
-
-    def add(self, bill: Bill) -> None:
-        self.tokens.merge(bill.tokens)
-        self.dollars += bill.answers + bill.failures
-        self.priced += bill.answered - bill.unpriced
-        self.unpriced += bill.unpriced
-        self.unknown += bill.unknown_calls
 
 
 class Gauge:
@@ -78,13 +59,15 @@ class Gauge:
         """How the rows stood at the end of the run that the outset belongs to, where that is known."""
         self._flights = Flights()
         self._writer: object = None
-        self._lost = 0
+        self._lost: tuple[Intent, ...] = ()
         """Calls that the shortcut knows to be lost."""
         self.sent = 0
         """Results of the run that the outset belongs to."""
         self.ended_in_order: bool | None = None
         """Whether the last process said so; None when there was none."""
-        self.spent = Spent()
+        self._spent = Bill()
+        self._has_answer: dict[bytes, bool] = {}
+        """By state, as lines tell it."""
         self.began_at: float | None = None
         """When the last process began, Unix time."""
         self.finished: deque[float] = deque()
@@ -104,10 +87,23 @@ class Gauge:
         """Rows whose call the last process has begun and not ended."""
         return len(self._flights.open.keys() | self._flights.waiting.keys())
 
-    def lost(self, *, is_running: bool) -> int:
+    def lost(self, *, is_running: bool) -> list[Intent]:
         """Calls that were in flight when their process died."""
         flights = self._flights
-        return self._lost + len(flights.lost) + (0 if is_running else flights.undecided)
+        lines = [line for _, line in flights.lost]
+        if not is_running:
+            lines += [line for lines in flights.open.values() for line in lines]
+            lines += [line for waiting in flights.waiting.values() for _, line in waiting]
+        return [*self._lost, *map(read_intent, lines)]
+
+    def bill(self, *, is_running: bool) -> Bill:
+        """Of all runs, lost calls included; of attempts that cost nothing it knows nothing."""
+        bill = Bill()
+        bill.merge(self._spent)
+        for intent in self.lost(is_running=is_running):
+            bill.merge(self._place.biller.bill_lost(intent, at=None))
+        bill.calls = bill.answered + bill.unknown_calls
+        return bill
 
     @property
     def damaged(self) -> int:
@@ -150,11 +146,11 @@ class Gauge:
                 return
             self._ended = endings_of(plan.plan, known.index, copies=False)
         self._growth.pass_over(known.index.files)
-        self._index, self._lost = known.index, len(known.unknown)
+        self._index, self._lost = known.index, known.unknown
         if known.runs:
             self.began_at = known.runs[-1].started_at
             self.ended_in_order = known.runs[-1].ended_cleanly
-        self.spent.add(bill.bill)
+        self._spent.merge(bill.bill)
         paths = {segment.path.name: segment.path for segment in segments}
         for name in known.index.files[bill.segments :]:
             for _, data, is_copy in read_lines(paths[name], numbers=Numbers(), damage=[]):
@@ -216,16 +212,15 @@ class Gauge:
             self._moved[index.ending_of(number)] += 1
 
     def _pay(self, data: bytes) -> None:
-        dues, spent = read_dues(data), self.spent
-        spent.unknown += dues.unknown
-        for billed in dues.billed:
-            spent.tokens.add(billed.usage)
-            dollars = self._place.biller.prices.cost(billed, asked=dues.asked_model)
-            if dollars is None:
-                spent.unpriced += 1
-            else:
-                spent.priced += 1
-                spent.dollars += dollars
+        dues, state, biller = read_dues(data), state_of(data), self._place.biller
+        if state not in self._has_answer:
+            self._has_answer[state] = read_state(state)[0] in ANSWERED
+        has_answer, asked = self._has_answer[state], dues.asked_model
+        # Rare rows must be read whole to say what they may have cost.
+        if dues.unknown or not biller.add_told(
+            self._spent, dues.billed, asked=asked, has_answer=has_answer
+        ):
+            biller.add(self._spent, read_result(data))
         self._note_end(dues)
 
     def _note_end(self, dues: Dues) -> None:

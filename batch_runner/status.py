@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from batch_runner.bill import Tokens
+from batch_runner.bill import Bill
 from batch_runner.disk import identity_of
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.journal import Holder, Manifest, is_locked
+from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
-from batch_runner.progress import dollars, duration, percent, tokens_in_words
+from batch_runner.progress import duration, many, percent, tokens_in_words
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
-from batch_runner.run_place import RunPlace
+from batch_runner.run_place import SUFFIX, RunPlace
 
 
+_MONEY = ("tokens", "cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls")
 WATCH_SECONDS = 2.0
 MOST_SHARE = 10
 """A watcher rests this many times as long as it took to read."""
@@ -59,13 +60,10 @@ class Status:
     last_row_at: float | None = None
     """Unix time at which the last row ended."""
     now: float = 0.0
-    tokens: Tokens = field(default_factory=Tokens)
-    """Of all runs, as `cost`."""
-    cost: Decimal | None = None
-    """Dollars at list price, as far as calls have a price; None when none of them has."""
-    unpriced: int = 0
-    unknown: int = 0
-    """Attempts that nobody answered and that may have been billed."""
+    bill: Bill = field(default_factory=Bill)
+    """Of all runs, lost calls included."""
+    output_written_at: float | None = None
+    """Unix time; None where there is no output."""
 
     @property
     def statuses(self) -> Counter[RowStatus]:
@@ -111,6 +109,14 @@ class Status:
             return None
         return self.to_send / self.rows_per_second
 
+    @property
+    def lacks_output(self) -> bool:
+        """Rows have ended that no output shows: a run that is killed, or stopped, writes none."""
+        if self.last_row_at is None:
+            return False
+        # Some file systems keep whole seconds.
+        return self.output_written_at is None or self.output_written_at < int(self.last_row_at)
+
     def lines(self) -> list[str]:
         """For people."""
         lines = [self._headline()]
@@ -127,25 +133,28 @@ class Status:
         lines.append(f"  {self._state()}")
         lines += self._pace()
         lines += self._money()
+        if self.lacks_output and self.holder is None and self.invocation is not None:
+            state = "none yet" if self.output_written_at is None else "older than the last rows"
+            export = command("export", self.invocation)
+            lines.append(f"  output   {state}; to write what there is     -> {export}")
         if self.input_changed:
             lines.append("  note     the input has changed since: these are the rows of before")
         if self.damaged:
-            lines.append(f"  note     {self.damaged:,} damaged places; see batch-runner verify")
+            places = many(self.damaged, "damaged place")
+            lines.append(f"  note     {places} in the journal; see batch-runner verify")
         return lines
 
     def _headline(self) -> str:
         if self.rows is None:
             found = self.finished
             return f"{self.job}: " + (
-                f"{found:,} results; how many rows the input has is not known here"
+                f"{many(found, 'result')}; how many rows the input has is not known here"
                 if found
                 else "no run has begun"
             )
         total = self._own_rows
         share = f" ({percent(self.finished, total)})" if total else ""
-        words = [
-            f"{self.job}: {self.finished:,} of {total:,} row{'s' * (total != 1)} finished{share}"
-        ]
+        words = [f"{self.job}: {self.finished:,} of {many(total, 'row')} finished{share}"]
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
         if self.to_send is not None and (later := total - self.finished - self.to_send):
@@ -157,16 +166,18 @@ class Status:
             return f"running  {_who(self.holder, self.now)}"
         words = "not running"
         if self.ended_in_order is False:
-            words += "; the last run was killed before it could end in order"
+            words += "; the last run was killed"
         if self.to_send and self.invocation is not None:
-            words += f"     -> {command('run', self.invocation)}"
+            words += f"; to go on     -> {command('run', self.invocation)}"
         return words
 
     def _pace(self) -> list[str]:
         lines = []
         if self.last_row_at is not None:
-            ago = f"the last row ended {duration(max(0.0, self.now - self.last_row_at))} ago"
-            lines.append(f"  pace     {', '.join([*self._rate(), ago])}")
+            since = max(0.0, self.now - self.last_row_at)
+            ago = "the last row ended " + ("just now" if since < 1 else f"{duration(since)} ago")
+            name = "pace" if self.holder is not None else "time"
+            lines.append(f"  {name}     {', '.join([*self._rate(), ago])}")
         elif self.holder is not None:
             lines.append("  pace     no row has ended yet")
         if self.holder is not None and self.in_flight:
@@ -185,24 +196,19 @@ class Status:
 
     def _money(self) -> list[str]:
         lines = []
-        tokens = self.tokens
-        if tokens.input or tokens.output or tokens.unreported:
-            lines.append(f"  tokens   {tokens_in_words(tokens)}")
-        if self.cost is not None or self.unpriced:
-            words = [f"{dollars(self.cost)} so far" if self.cost is not None else "unknown"]
-            if self.unpriced:
-                words.append(f"{self.unpriced:,} calls without a price")
-            lines.append(f"  cost     {', '.join(words)}")
-        if self.lost:
-            lines.append(f"  unknown  {self.lost:,} calls were in flight when a run died")
-        if self.unknown:
-            lines.append(
-                f"  unknown  {self.unknown:,} calls may have been billed without an answer"
-            )
+        bill = self.bill
+        if bill.answered:
+            lines.append(f"  tokens   {tokens_in_words(bill.tokens)}")
+        if bill.answered or bill.unknown_calls:
+            so_far = " so far" if self.holder is not None else ""
+            unpriced = f", {many(bill.unpriced, 'call')} without a price" if bill.unpriced else ""
+            lines.append(f"  cost     {bound_words(bill)}{so_far}{unpriced}")
+        for cause, calls in sorted(bill.unknown.items()):
+            lines.append(f"  unknown  billing of {many(calls, 'call')}: {CAUSES[cause]}")
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        holder, eta = self.holder, self.eta_seconds
+        holder, eta, money = self.holder, self.eta_seconds, self.bill.to_json()
         return {
             "job": self.job,
             "rows": self.rows,
@@ -213,7 +219,7 @@ class Status:
             "error_codes": dict(self.codes.most_common()),
             "calls_in_flight": self.in_flight if holder else 0,
             "calls_lost": self.lost,
-            "calls_unknown": self.unknown,
+            "calls_unknown": self.bill.unknown_calls - self.lost,
             "calls_without_result": self.lost + (self.in_flight if holder else 0),
             "running": holder is not None,
             "pid": holder.pid if holder else None,
@@ -222,14 +228,8 @@ class Status:
             "rows_per_second": None if self.rows_per_second is None else round(self.rows_per_second, 3),
             "eta_seconds": None if eta is None else round(eta),
             "last_row_at": _utc(self.last_row_at),
-            "tokens": {
-                "input": self.tokens.input,
-                "cached": self.tokens.cached,
-                "output": self.tokens.output,
-                "reasoning": self.tokens.reasoning,
-            },
-            "cost_usd": None if self.cost is None else float(self.cost),
-            "unpriced_calls": self.unpriced,
+            **{name: money[name] for name in _MONEY},
+            "output_is_current": not self.lacks_output,
             "input_changed": self.input_changed,
             "damaged_journal_records": self.damaged,
         }  # fmt: skip
@@ -283,8 +283,7 @@ def read_status(
     gauge = gauge or Gauge(place)
     gauge.read(is_running=holder is not None)
     now = wall_clock()
-    outset, spent, manifest = gauge.outset, gauge.spent, gauge.manifest
-    endings = gauge.endings
+    outset, manifest, endings = gauge.outset, gauge.manifest, gauge.endings
     return Status(
         job=place.job,
         invocation=place.invocation,
@@ -293,7 +292,7 @@ def read_status(
         sharing=outset.sharing if outset else 0,
         to_send=_to_send(gauge, endings, is_running=holder is not None),
         in_flight=gauge.in_flight,
-        lost=gauge.lost(is_running=holder is not None),
+        lost=len(gauge.lost(is_running=holder is not None)),
         holder=holder,
         ended_in_order=gauge.ended_in_order,
         input_changed=manifest is not None and _is_changed(manifest),
@@ -301,11 +300,16 @@ def read_status(
         rows_per_second=_rows_per_second(gauge, now) if holder else None,
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
-        tokens=spent.tokens,
-        cost=spent.dollars if spent.priced else None,
-        unpriced=spent.unpriced,
-        unknown=spent.unknown,
+        bill=gauge.bill(is_running=holder is not None),
+        output_written_at=_output_written_at(place),
     )
+
+
+def _output_written_at(place: RunPlace) -> float | None:
+    try:
+        return place.path.with_name(place.path.name.removesuffix(SUFFIX)).stat().st_mtime
+    except OSError:
+        return None
 
 
 def _to_send(gauge: Gauge, endings: Endings, *, is_running: bool) -> int | None:

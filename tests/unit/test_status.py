@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
@@ -10,6 +11,7 @@ import anyio
 import pytest
 
 from batch_runner import gauge as gauge_module
+from batch_runner.bill import Bill
 from batch_runner.errors import UsageError
 from batch_runner.gauge import Gauge
 from batch_runner.jobfile import load_job
@@ -23,6 +25,7 @@ from batch_runner.journal import (
     take_lock,
 )
 from batch_runner.journal.lock import LockPolicy
+from batch_runner.money_view import bounds
 from batch_runner.records import Billed, Completion, ErrorCode, Failure, RowResult, RowStatus, Usage
 from batch_runner.run_place import place_named, place_of_job
 from batch_runner.status import MOST_SHARE, Status, drawn, follow, read_status
@@ -188,14 +191,15 @@ def test_calls_in_flight_are_told_from_those_that_a_killed_run_lost(place, job):
     killed, gauge = journal(job), Gauge(place)
     announce(killed, b"a" * 16)
     gauge.read()
-    assert (gauge.in_flight, gauge.lost(is_running=True), gauge.lost(is_running=False)) == (1, 0, 1)
+    assert gauge.in_flight == 1
+    assert (len(gauge.lost(is_running=True)), len(gauge.lost(is_running=False))) == (0, 1)
     running = journal(job, run_id="next")
     announce(running, b"b" * 16)
     announce(running, b"c" * 16)
     running.finish(result(b"c" * 16))
     running.close(clean=False)
     gauge.read()
-    assert (gauge.in_flight, gauge.lost(is_running=True)) == (1, 1)
+    assert (gauge.in_flight, len(gauge.lost(is_running=True))) == (1, 1)
     assert gauge.ended_in_order is False
     killed.close(clean=False)
 
@@ -224,12 +228,73 @@ def test_the_pace_is_that_of_the_last_minute(place, run, job):
 def test_what_is_left_at_this_pace_is_told():
     status = Status(job="j", rows=100, endings=Counter({OK: 40, PENDING: 60}), to_send=60,
                     holder=Holder(pid=7, host="h", started_at=0.0), rows_per_second=0.5,
-                    last_row_at=8.0, now=10.0, in_flight=3, cost=Decimal("1.5"))  # fmt: skip
+                    last_row_at=8.0, now=10.0, in_flight=3,
+                    bill=Bill(calls=1, answered=1, answers=Decimal("1.5")))  # fmt: skip
     lines = "\n".join(status.lines())
     for words in ("40 of 100 rows finished (40%), 60 to send", "30.0 rows/min", "about 2m 00s left",
                   "ended 2.0s ago", "3 in flight", "$1.50 so far", "pid 7 on h"):  # fmt: skip
         assert words in lines
     assert status.to_json()["eta_seconds"] == 120
+
+
+def test_after_a_kill_the_cost_has_both_bounds_and_the_output_its_way_out(
+    place, job, run, main_cli
+):
+    run("-n", "1")
+    run_id = json.loads(job.meta_path.read_bytes())["run_id"]
+    lines = "\n".join(read_status(place).lines())
+    assert "so far" not in lines
+    assert "at most" not in lines
+    assert "output" not in lines, "it shows what there is"
+    os.utime(job.output_path, (1_700_000_000, 1_700_000_000))
+    dying = journal(job, run_id=run_id)
+    dying.begin(
+        Intent(key=b"a" * 16, attempt=1, row=0, model="m1", request_bytes=36, max_output_tokens=450)
+    )
+    dying.finish(result(b"b" * 16, at=time.time()))
+    dying.close(clean=False)
+    status = read_status(place)
+    lines = status.lines()
+    least, most = bounds(status.bill)
+    assert f"  cost     at least {least}, at most {most}" in lines  # 36 + 64 tokens in, 450 out
+    assert status.bill.at_most - status.bill.at_least == Decimal("0.001")
+    assert "  unknown  billing of 1 call: in flight when a run died" in lines
+    output = "\n".join(line for line in lines if line.startswith("  output "))
+    assert "older than the last rows; to write what there is     -> batch-runner export " in output
+    assert any(
+        "the last run was killed" in line and "-> batch-runner run " in line for line in lines
+    )
+    told = status.to_json()
+    assert told["cost_usd_at_least"] < told["cost_usd_at_most"]
+    assert (told["calls_lost"], told["calls_unknown"]) == (1, 0)
+    assert not told["output_is_current"]
+    job.output_path.unlink()
+    assert "  output   none yet; to write what" in "\n".join(read_status(place).lines())
+    assert main_cli("export", "job.toml").code == 0
+    assert "  output " not in "\n".join(read_status(place).lines())
+
+
+def test_a_cost_is_so_far_only_while_somebody_runs_the_job(place, run):
+    run()
+    with take_lock(place.directory, policy=LockPolicy.FAIL):
+        assert " so far" in "\n".join(read_status(place).lines())
+    assert " so far" not in "\n".join(read_status(place).lines())
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_what_status_says_of_money_is_what_the_report_says(place, job, run, main_cli, priced):
+    """An answer without its counts, one that broke off, and no price at all."""
+    (job.folder / "in.csv").write_text(
+        "body\none\n[[fault:no-usage]] two\n[[fault:truncated-json]] three\n[[fault:500]] four\n"
+    )
+    more = [] if priced else ["--set", "request.model=unheard-of"]
+    run("--set", "retry.max_wait=100ms", "--set", "retry.maybe_billed_attempts=1", *more)
+    job.run_path.joinpath("shortcut").unlink()  # every line is read
+    told = json.loads(main_cli("status", "job.toml", "--json", *more).out)
+    report = json.loads(main_cli("report", "job.toml", "--json", *more).out)
+    for name in ("cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls"):
+        assert told[name] == report[name], name
+    assert told["calls_unknown"] == sum(report["calls_unknown"].values()) > 0
 
 
 def test_what_has_been_read_is_not_read_again(place, job, monkeypatch):
@@ -246,7 +311,7 @@ def test_what_has_been_read_is_not_read_again(place, job, monkeypatch):
     later.close(clean=True)
     gauge.read()
     assert len(parsed) == 4
-    assert gauge.spent.tokens.input == 400
+    assert gauge.bill(is_running=False).tokens.input == 400
 
 
 def _counting(parsed):
@@ -350,7 +415,7 @@ def test_a_journal_put_aside_by_fresh_is_read_from_its_beginning(place, run):
     fresh = Gauge(place)
     fresh.read()
     assert gauge.endings == fresh.endings == {OK: 1, PENDING: 2}
-    assert gauge.spent.tokens == fresh.spent.tokens
+    assert gauge.bill(is_running=False) == fresh.bill(is_running=False)
 
 
 def test_following_ends_with_the_run(place, monkeypatch):
