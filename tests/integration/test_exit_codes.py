@@ -498,6 +498,7 @@ def test_a_named_key_that_is_not_there_is_2_on_this_machine_too(work):
     named = ["--set", "endpoint.api_key_env=MY_KEY"]
     assert work("run", *named) == 2
     assert "MY_KEY is not set" in work.ran.err
+    assert 'api_key_env = "" says that the server takes none' in work.ran.err
     assert work("run", *named, MY_KEY="") == 2
     assert "MY_KEY is empty" in work.ran.err
     assert work("run", *named, MY_KEY="sk-very secret") == 2

@@ -1,6 +1,8 @@
 """`check`: what can be known before the first call; `--probe`: one row, in the open."""
 
 import json
+import re
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -73,7 +75,22 @@ def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
     assert "MY_API_KEY is not set" in ran.err
     assert "output are fine, but no API key is set" in ran.out  # `key` is also a column
     assert "export MY_API_KEY=..." in ran.err
-    assert "without a key: --local" in ran.err
+    assert "--local asks a small model" in ran.err
+
+
+def test_who_has_a_server_and_no_key_is_told_the_way_right_after_init(main_cli, fault_server):
+    """The hint, followed as it stands, leads to a check that passes."""
+    (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,two\n")
+    assert main_cli("init", "in.csv", "-o", "job.toml").code == 0
+    ran = main_cli("check", "job.toml")
+    assert ran.code == 2
+    hint = next(line for line in ran.err.splitlines() if "hint: " in line)
+    assert "export OPENAI_API_KEY=..." in hint
+    assert "--local a small model" in hint
+    assert len(hint) < 160
+    flag, url = re.search(r"(--base-url) (http://127\.0\.0\.1:PORT/v1)", hint).groups()
+    port = str(urlsplit(fault_server.url).port)
+    assert main_cli("check", "job.toml", flag, url.replace("PORT", port)).code == 0
 
 
 def test_quiet_says_nothing_when_all_is_well(job, main_cli):
