@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,13 @@ def find_changes(
     else:
         rows = {row: before[row] for row in range(plan.rows) if plan.wanted[row] and row in before}
     return Changes(finished=reused + len(rows), rows=rows)
+
+
+def changed_rows(work: Work) -> Collection[int]:
+    """Those that a plain run sends; none where they keep their old answers."""
+    if work.kept is not None:
+        return ()
+    return find_changes(work, work.plan, same_prompt=work.same_prompt).rows
 
 
 def check_changes(changes: Changes, *, origin: str, most_share: float) -> None:

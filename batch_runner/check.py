@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from batch_runner.changes import emptied, other_endpoint, other_model
+from batch_runner.changes import changed_rows, emptied, other_endpoint, other_model
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
@@ -18,7 +18,8 @@ from batch_runner.notify import ping_url
 from batch_runner.opening import open_work
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests
-from batch_runner.progress import ProgressStyle
+from batch_runner.progress import ProgressStyle, many
+from batch_runner.prospect import Prospect, prospect_of
 from batch_runner.records import Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
@@ -39,15 +40,11 @@ class CheckReport:
     """What a run would do."""
 
     job: str
-    rows: int
-    to_send: int
-    done: int
-    without_request: int
+    prospect: Prospect
     first_without: int | None = None
-    """The first such row, counted from 1."""
-    duplicates: int
+    """The first row without a request, counted from 1."""
     dedupe: bool
-    """They share the answer of the first."""
+    """Equal rows share the answer of the first."""
     input: str
     output: str
     endpoint: str
@@ -72,17 +69,16 @@ class CheckReport:
         but = ", but a run would refuse to start" if self.refusal else ""
         but = ", but no API key is set" if self.key_problem else but
         yield f"{self.job}: job, columns, templates and output are fine{but}"
-        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
-        yield f"input    {self.input}: {rows} (columns: {', '.join(self.columns)})"
-        yield f"plan     {self.to_send:,} to send, {self.done:,} done before"
-        if self.without_request:
-            rows = (
-                "1 row has" if self.without_request == 1 else f"{self.without_request:,} rows have"
-            )
+        plan = self.prospect
+        columns = ", ".join(self.columns)
+        yield f"input    {self.input}: {many(plan.rows, 'row')} (columns: {columns})"
+        yield f"plan     {', '.join([plan.sending(), *plan.resting()])}"
+        if without := plan.without_request:
+            rows = f"{many(without, 'row')} {'has' if without == 1 else 'have'}"
             first = f"the first is row {self.first_without:,}"
             yield f"         {rows} no request, for an empty or unusable cell: {first}"
-        if self.duplicates:
-            rows = "1 row asks" if self.duplicates == 1 else f"{self.duplicates:,} rows ask"
+        if same := plan.duplicates:
+            rows = f"{many(same, 'row')} {'asks' if same == 1 else 'ask'}"
             shared = "answered by one call" if self.dedupe else "run --dedupe sends it once"
             yield f"         {rows} for the same as another ({shared})"
         yield f"endpoint {self.model_in_words} at {self.endpoint}, {self.key_source}"
@@ -91,7 +87,7 @@ class CheckReport:
             yield f"note     {warning}"
         if self.key_problem is not None and self.refusal is not None:
             yield f"note     with a key, a run would refuse: {self.refusal}"
-        if self.shown and not self.to_send:
+        if self.shown and not plan.to_send:
             yield "nothing is left to send; this is what the first rows would send:"
         for request, tokens in zip(self.shown, self.tokens, strict=True):
             name = f" ({request.label})" if request.label else ""
@@ -103,11 +99,12 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "job": self.job,
-            "rows": self.rows,
-            "to_send": self.to_send,
-            "done": self.done,
-            "without_request": self.without_request,
-            "duplicates": self.duplicates,
+            "rows": self.prospect.rows,
+            "to_send": self.prospect.to_send,
+            "done": self.prospect.done,
+            "without_request": self.prospect.without_request,
+            "duplicates": self.prospect.duplicates,
+            "plan": self.prospect.to_json(),
             "columns": list(self.columns),
             "model": self.model,
             "endpoint": self.endpoint,
@@ -142,12 +139,8 @@ def check(job: JobSpec) -> CheckReport:
         bodies = [json.loads(request.body) for request in shown]
         return CheckReport(
             job=job.name,
-            rows=plan.rows,
-            to_send=plan.to_send,
-            done=plan.rows - plan.to_send - plan.unsendable.total(),
-            without_request=plan.unsendable.total(),
+            prospect=prospect_of(plan, work.replay.index, changed=changed_rows(work)),
             first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
-            duplicates=plan.duplicates,
             dedupe=plan.dedupe,
             input=_files(work.table.paths),
             output=str(job.output_path),
@@ -228,7 +221,7 @@ def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
     return ProbeReport(
         url=f"{job.endpoint.base_url}/responses",
         key_source=checked.key_source,
-        request=checked.shown[0] if checked.to_send else None,
+        request=checked.shown[0] if checked.prospect.to_send else None,
         result=answers[0] if answers else None,
         summary=summary,
     )

@@ -34,7 +34,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     results = bill_of_results(work, dispatch)
     summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
     if options.dry_run:
-        summary.dry_run = True
+        summary.plan = None if work.prospect is None else work.prospect.to_json()
         _count_rows(summary, work)
         return summary
     # Where --fresh found nothing to send, the journal is still there, and nobody has read it.

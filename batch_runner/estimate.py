@@ -44,6 +44,10 @@ class Point:
     def divided(self, by: Amount) -> "Point":
         return Point(expected=self.expected / _exact(by), cautions=self.cautions)
 
+    def less(self, taken: Amount) -> "Point":
+        """What is left of the total once so much has been taken."""
+        return Point(expected=self.expected - _exact(taken), cautions=self.cautions)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
@@ -57,6 +61,11 @@ class Range:
     def divided(self, by: Amount) -> "Range":
         """The range of an even share: seconds of all calls by the calls at a time."""
         low, expected, high = (one / _exact(by) for one in (self.low, self.expected, self.high))
+        return Range(low=low, expected=expected, high=high, cautions=self.cautions)
+
+    def less(self, taken: Amount) -> "Range":
+        """As for a point; what the sample itself took is never more than `low`."""
+        low, expected, high = (one - _exact(taken) for one in (self.low, self.expected, self.high))
         return Range(low=low, expected=expected, high=high, cautions=self.cautions)
 
 

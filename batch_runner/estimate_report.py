@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from batch_runner.estimate import Point, Range
-from batch_runner.estimating import Estimate, Sample
-from batch_runner.money_view import at_most_words
+from batch_runner.estimate import Point, Range, describe
+from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
+from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.progress import count, dollars, duration, many
+from batch_runner.prospect import Prospect
 from batch_runner.remedy import command
 
 
 def estimate_lines(found: Estimate) -> Iterator[str]:
     """For people: what is known, what is likely, and what to do next."""
-    yield f"{found.job}: {', '.join(_rows(found))}"
+    yield f"{found.job}: {_rows(found)}"
     for model, match in found.models.items():
         price = "no price is known (see batch-runner prices, or add [prices])"
         yield f"model    {model}: {price if match is None else match.describe()}"
@@ -42,25 +43,24 @@ def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:
     return f"run {rows} of {found.job} {'' if most == 0 else 'for '}{cost}?"
 
 
-def _rows(found: Estimate) -> Iterator[str]:
-    yield f"{found.rows:,} rows"
-    yield f"{found.to_send:,} to send"
-    if found.done:
-        yield f"{found.done:,} done before"
-    if found.copies:
-        yield f"{found.copies:,} answered by the call of another"
-    if found.without_request:
-        yield f"{found.without_request:,} without a request"
+def _rows(found: Estimate) -> str:
+    plan = found.prospect
+    sending = plan.sending() + (" before the sample" if found.sample is not None else "")
+    return ", ".join([many(plan.rows, "row"), sending, *plan.resting(), *_others(plan)])
+
+
+def _others(plan: Prospect) -> Iterator[str]:
+    if plan.copies:
+        yield f"{plan.copies:,} answered by the call of another"
+    if plan.without_request:
+        yield f"{plan.without_request:,} without a request"
 
 
 def _ceilings(found: Estimate) -> Iterator[str]:
     ceiling = found.ceiling
     about = "" if found.is_exact else "about "
-    how = f"{found.overhead_tokens:+} a request, {found.overhead_source}"
-    if found.overhead_source == "assumed":
-        how = "overhead of each request assumed"
     yield (
-        f"input    {about}{count(ceiling.input_tokens)} tokens ({found.counted_with}; {how}): "
+        f"input    {about}{count(ceiling.input_tokens)} tokens ({_how_counted(found)}): "
         f"{about}{dollars(ceiling.input_usd)} before any cache discount"
     )
     if found.uncounted:
@@ -72,11 +72,25 @@ def _ceilings(found: Estimate) -> Iterator[str]:
         yield f"total    {at_most_words(ceiling.usd_at_most)}"
 
 
+def _how_counted(found: Estimate) -> str:
+    here = f"counted with {found.counted_with}"
+    if found.overhead_source == ASSUMED:
+        return f"{here}; what the endpoint adds to each request is assumed"
+    who = (
+        "the sampled requests took" if found.overhead_source == MEASURED else "the endpoint counts"
+    )
+    more = found.overhead_tokens
+    if not more:
+        return f"{here}; {who} as many"
+    return f"{here}; {who} {many(abs(more), 'token')} {'more' if more > 0 else 'fewer'} each"
+
+
 def _dedupe(found: Estimate) -> str:
     saved = found.dedupe_saves_usd
-    rows = f"{found.repeats.requests:,} rows ask for the same as another"
+    same = found.repeats.requests
+    rows = f"{many(same, 'row')} {'asks' if same == 1 else 'ask'} for the same as another"
     if saved is None:
-        return f"{rows}: --dedupe would save their calls, {dollars(found.repeats.input_usd)} of input alone"
+        return f"{rows}: --dedupe would save so many calls, {dollars(found.repeats.input_usd)} of input alone"
     about = "about" if found.sample is not None and found.sample.usd is not None else "at most"
     return f"{rows}: --dedupe would save {about} {dollars(saved)}"
 
@@ -84,23 +98,32 @@ def _dedupe(found: Estimate) -> str:
 def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
     bill = sample.bill
     share = (
-        f", {100 * bill.tokens.cached / bill.tokens.input:.0f} % of input cached"
+        f", {100 * bill.tokens.cached / bill.tokens.input:.0f} % of their input from the cache"
         if bill.tokens.cached
         else ""
     )
-    yield (
-        f"sample   {sample.rows:,} rows run and kept as finished, {sample.known:,} of them tell: "
-        f"{dollars(bill.listed)}{share}"
-    )
+    were = "row was run and is" if sample.rows == 1 else "rows were run and are"
+    yield f"sample   {sample.rows:,} {were} kept as finished, for {bound_words(bill)}{share}"
+    if silent := sample.rows - sample.known:
+        yield f"         {silent:,} of them tell nothing of the others: no known cost, or bad luck"
     of_all = f"for all {found.to_send:,} rows, the sample's included"
     yield f"tokens   out: {_projection(sample.output_tokens, lambda n: count(float(n)))}, {of_all}"
     if sample.usd is not None:
-        yield f"cost     {_projection(sample.usd, dollars)}"
-    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}"
+        yield f"cost     {describe(sample.usd, dollars)}, likewise"
+    yield f"left     {_left(sample)}"
+    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, for all"
     if sample.seconds is not None:
         yield f"         {_time_rests_on(sample)}"
     for caution in sample.cautions:
         yield f"caution  {caution}"
+
+
+def _left(sample: Sample) -> str:
+    """What is still to be paid."""
+    if not sample.rows_left:
+        return "no row to pay for: the run only writes the output"
+    rows = f"{many(sample.rows_left, 'row')} to pay for"
+    return rows if sample.usd_left is None else f"{rows}: {describe(sample.usd_left, dollars)}"
 
 
 def _time_rests_on(sample: Sample) -> str:
@@ -114,12 +137,7 @@ def _time_rests_on(sample: Sample) -> str:
 
 
 def _projection(amount: Point | Range | None, show: Callable[[Decimal], str]) -> str:
-    match amount:
-        case Range(low=low, expected=expected, high=high):
-            return f"likely range {show(low)} to {show(high)}, expected {show(expected)}"
-        case Point(expected=expected):
-            return f"about {show(expected)}"
-    return "unknown: no sampled row told"
+    return "unknown: no sampled row told" if amount is None else describe(amount, show)
 
 
 def estimate_json(found: Estimate) -> dict[str, Any]:
@@ -130,8 +148,9 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         "rows": found.rows,
         "to_send": found.to_send,
         "done": found.done,
-        "copies": found.copies,
-        "without_request": found.without_request,
+        "copies": found.prospect.copies,
+        "without_request": found.prospect.without_request,
+        "plan": found.prospect.to_json(),
         "duplicates": found.repeats.requests,
         "dedupe_saves_usd": _number(found.dedupe_saves_usd),
         "input_tokens": found.ceiling.input_tokens,
@@ -160,6 +179,8 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "output_tokens": _projection_json(sample.output_tokens),
         "usd": _projection_json(sample.usd),
         "seconds": _projection_json(sample.seconds),
+        "rows_left": sample.rows_left,
+        "usd_left": _projection_json(sample.usd_left),
         "calls_at_a_time": sample.calls_at_a_time,
         "cautions": [caution.name.lower() for caution in sample.cautions],
         "bill": sample.bill.to_json(),

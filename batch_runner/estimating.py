@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import anyio
 
 from batch_runner.bill import Bill
+from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
 from batch_runner.errors import RunStoppedError
 from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
@@ -21,6 +22,7 @@ from batch_runner.jobfile import api_key
 from batch_runner.opening import open_work
 from batch_runner.plan import TRANSIENT, requests
 from batch_runner.pricing import PriceMatch
+from batch_runner.prospect import Prospect, prospect_of
 from batch_runner.records import RowResult, RowStatus
 from batch_runner.run_options import RunOptions
 from batch_runner.runner import run
@@ -33,6 +35,10 @@ T = TypeVar("T")
 
 COUNTED_ROWS = 5
 """Rows that the endpoint is asked to count when none are sampled: they differ little."""
+
+
+ASSUMED, MEASURED = "assumed", "measured"
+"""Where the overhead of a request comes from, if not from the endpoint's own count."""
 
 
 class CountBy(StrEnum):
@@ -57,6 +63,10 @@ class Sample:
     usd: Point | Range | None
     seconds: Point | Range | None
     calls_at_a_time: int
+    rows_left: int
+    """That a run has still to send."""
+    usd_left: Point | Range | None
+    """What those cost; None when no row told."""
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
@@ -73,11 +83,7 @@ class Estimate:
     invocation: str
     models: Mapping[str, PriceMatch | None]
     """Model to its price; None: no price is known."""
-    rows: int
-    done: int
-    copies: int
-    """Rows that get the answer of an earlier row, as `--dedupe` was given before."""
-    without_request: int
+    prospect: Prospect
     ceiling: Ceiling
     repeats: Ceiling
     """The part of it that rows take which ask for the same as an earlier row."""
@@ -93,8 +99,17 @@ class Estimate:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
+    def rows(self) -> int:
+        return self.prospect.rows
+
+    @property
+    def done(self) -> int:
+        return self.prospect.done
+
+    @property
     def to_send(self) -> int:
-        return self.ceiling.requests
+        """The rows of the sample included."""
+        return self.prospect.to_send
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:
@@ -139,7 +154,7 @@ def estimate(
 
 
 def _before_calls(work: Work, survey: Survey) -> Estimate:
-    plan, job = work.plan, work.job
+    job = work.job
     tier = _tier(job)
     counters = sorted({survey.counter(model).encoding for model in survey.models})
     return Estimate(
@@ -150,16 +165,13 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
             model: work.prices.resolve(model, service_tier=tier, at=None)
             for model in sorted(survey.models or {job.model})
         },
-        rows=plan.rows,
-        done=plan.not_wanted,
-        copies=plan.copies,
-        without_request=plan.unsendable.total(),
+        prospect=prospect_of(work.plan, work.replay.index, changed=changed_rows(work)),
         ceiling=survey.ceiling(work.prices, service_tier=tier),
         repeats=survey.ceiling(work.prices, service_tier=tier, kinds=survey.repeats),
         is_exact=survey.is_exact,
         counted_with=", ".join(counters),
         overhead_tokens=0,
-        overhead_source="assumed",
+        overhead_source=ASSUMED,
         uncounted=frozenset(survey.uncounted),
         max_cost=job.limits.max_cost,
         notes=tuple(work.warnings),
@@ -254,7 +266,7 @@ def _after_sample(
     ]
     if pairs:
         measured = overhead([real for real, _ in pairs], [guess for _, guess in pairs])
-        found = _with_overhead(found, survey, work, measured, source="measured")
+        found = _with_overhead(found, survey, work, measured, source=MEASURED)
     bill = Bill()
     for result in results.values():
         work.biller.add(bill, result)
@@ -300,6 +312,8 @@ def _projected(
     concurrency = work.job.limits.concurrency
     at_a_time = concurrency.start if concurrency.adaptive else concurrency.maximum
     at_a_time = max(1, min(at_a_time, population))
+    usd = project(costs, population, row_ceiling=_dearest_row(survey, work)) if costs else None
+    left = population - len(told)
     return Sample(
         rows=rows,
         known=len(costs) if any(found.models.values()) else len(outputs),
@@ -309,14 +323,27 @@ def _projected(
         )
         if outputs
         else None,
-        usd=project(costs, population, row_ceiling=_dearest_row(survey, work)) if costs else None,
+        usd=usd,
         seconds=_not_below(
             project(seconds, population).divided(at_a_time), _least_seconds(work.job, found)
         )
         if seconds
         else None,
         calls_at_a_time=at_a_time,
+        rows_left=left,
+        usd_left=_left_to_pay(usd, costs, population=population, left=left),
     )
+
+
+def _left_to_pay(
+    usd: Point | Range | None, costs: list[Decimal], *, population: int, left: int
+) -> Point | Range | None:
+    """Of what all rows cost, the part that the sample has not paid."""
+    if usd is None or not left:
+        return None
+    rest = usd.less(sum(costs, Decimal(0)))
+    # Rows that ended without a known cost are among those that were projected.
+    return rest.divided(Decimal(population - len(costs)) / left)
 
 
 def _dearest_row(survey: Survey, work: Work) -> Decimal | None:

@@ -8,6 +8,7 @@ from itertools import islice
 from batch_runner.changes import (
     MOST_CHANGED_SHARE,
     TO_PAY,
+    Changes,
     check_changes,
     check_journal_is_there,
     find_changes,
@@ -22,11 +23,11 @@ from batch_runner.transport import find_route
 from batch_runner.work import Work
 
 
-def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> None:
-    """Raise ChangedRowsError when `plan` would pay again for more than this share of the answers."""
+def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> Changes:
+    """The changed rows. Raises ChangedRowsError for more than this share of the answers."""
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
     if work.kept is not None:
-        return
+        return Changes(finished=0)
     changes = find_changes(work, plan, same_prompt=work.same_prompt)
     try:
         check_changes(changes, origin=work.job.origin, most_share=most_share)
@@ -34,6 +35,7 @@ def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_
         if note := other_model(work):
             raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None
         raise
+    return changes
 
 
 def check_budget(work: Work) -> bool:

@@ -138,7 +138,7 @@ def _verdict(summary: RunSummary) -> str:
 
 def _pace(summary: RunSummary) -> str:
     took = duration(summary.elapsed_seconds)
-    if summary.dry_run:
+    if summary.plan is not None:
         return f"dry run: nothing was sent or written   {took}"
     if not summary.sent:
         return took

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from batch_runner.bequest import leave_plan
 from batch_runner.budget import Budget
-from batch_runner.changes import MOST_CHANGED_SHARE
+from batch_runner.changes import MOST_CHANGED_SHARE, changed_rows
 from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
 from batch_runner.errors import BatchRunnerError
@@ -23,10 +23,10 @@ from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
 from batch_runner.opening import open_work
-from batch_runner.outset import endings_of
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import TRANSIENT, UNSENDABLE, Plan, requests, unfinished
+from batch_runner.plan import UNSENDABLE, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
+from batch_runner.prospect import prospect_of
 from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words
@@ -38,7 +38,6 @@ from batch_runner.work import Work, journal_settings, remember_job
 log = logging.getLogger("batch_runner")
 
 _DEFAULTS = RunOptions()
-_NEVER_ASKED = (RowStatus.PENDING, None)
 _KEEP = {OnChange.KEEP: True, OnChange.GUARD: None}
 """Whether changed rows keep their answers; None: as the last run was told."""
 
@@ -86,13 +85,16 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
     ):
         if not (options.dry_run or options.fresh):
             leave_plan(work)
-        left_alone = work.plan.not_wanted
         if options.rows is not None:
             work.plan.keep_only(options.rows)
-        _apply_changes(work, options)
+        changed = _changed(work, options)
         if options.limit is not None:
             work.plan.keep_first(options.limit)
-        _log_plan(work, options, left_alone=left_alone)
+        work.prospect = prospect_of(
+            work.plan, work.replay.index, changed=changed, wanted=options.wanted
+        )
+        extra = {"event": "plan", "fields": work.prospect.to_json()}
+        log.info("%s: %s", job.name, work.prospect.words(), extra=extra)
         for note in parameter_notes(job.request):
             log.warning("note: %s", note, extra={"event": "note"})
         if options.on_begin is not None and not options.dry_run:
@@ -183,13 +185,17 @@ def _done_before(work: Work) -> int:
     return plan.rows - plan.to_send - later
 
 
-def _apply_changes(work: Work, options: RunOptions) -> None:
-    if options.on_change is OnChange.RERUN or options.fresh:
-        return
+def _changed(work: Work, options: RunOptions) -> Collection[int]:
+    """The changed rows that are to be sent. Raises ChangedRowsError where that must not be."""
+    if options.fresh:
+        return ()
+    if options.on_change is OnChange.RERUN:
+        return changed_rows(work)
     # Rows that `retry` does not send can have changed all the same, and would lose their answers.
     plan = work.plan if options.wanted is unfinished else unanswered(work)
     most = 0.0 if options.on_change is OnChange.FAIL else MOST_CHANGED_SHARE
-    check_paid_rows(work, plan, most_share=most)
+    changes = check_paid_rows(work, plan, most_share=most)
+    return changes.rows if plan is work.plan else ()
 
 
 def unanswered(work: Work) -> Plan:
@@ -206,36 +212,3 @@ def _budget(work: Work) -> Budget | None:
     is_bounded = check_budget(work)
     log.info("%s", budget_in_words(limit, is_bounded=is_bounded), extra={"event": "budget"})
     return Budget(limit)
-
-
-def _log_plan(work: Work, options: RunOptions, *, left_alone: int) -> None:
-    plan = work.plan
-    words = [f"{plan.rows:,} row{'s' * (plan.rows != 1)}", f"{plan.to_send:,} to send"]
-    if left_alone:
-        words.append(_left_alone(work, options, left_alone))
-    if left := plan.not_wanted - left_alone:
-        words.append(f"{left:,} left for later")
-    if plan.duplicates:
-        shared = ", answered by one call" if plan.dedupe else " (--dedupe would send it once)"
-        words.append(f"{plan.duplicates:,} ask for the same as another{shared}")
-    if plan.unsendable.total():
-        words.append(f"{plan.unsendable.total():,} without a request (empty or unusable cells)")
-    log.info("%s: %s", work.job.name, ", ".join(words), extra={"event": "plan"})
-
-
-def _left_alone(work: Work, options: RunOptions, rows: int) -> str:
-    """Rows that are not sent for what the journal says of them."""
-    endings = endings_of(work.plan, work.replay.index, copies=False)
-    if options.wanted is not unfinished:
-        never = 0 if options.wanted(*_NEVER_ASKED) else endings[_NEVER_ASKED]
-        words = [f"{rows - never:,} left alone"] if rows > never else []
-        words += [f"{never:,} never asked (batch-runner run sends them)"] if never else []
-        return ", ".join(words)
-    failed = sum(
-        n
-        for (status, code), n in endings.items()
-        if status is RowStatus.FAILED and code is not None and code not in TRANSIENT
-    )
-    words = [f"{rows - failed:,} done before"] if rows > failed else []
-    words += [f"{failed:,} failed before (batch-runner retry sends them)"] if failed else []
-    return ", ".join(words)

@@ -1,6 +1,7 @@
 """How a run went: the numbers behind the end-of-run lines, `<output>.meta.json` and the report."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,8 +24,8 @@ class RunSummary:
     started_at: float
     elapsed_seconds: float
     exit_code: ExitCode = ExitCode.DONE
-    dry_run: bool = False
-    """Nothing was sent or written: the rows stand as they did."""
+    plan: Mapping[str, Any] | None = None
+    """Of a dry run: what would be sent. Nothing was sent or written: the rows stand as they did."""
     stop_reason: str | None = None
     """Why the run ended before its last row; None when it did not."""
     hint: str = ""
@@ -102,6 +103,7 @@ class RunSummary:
             "output": self.output,
             "report": self.report,
             "warnings": self.warnings,
+            **({} if self.plan is None else {"dry_run": True, "plan": self.plan}),
         }
 
 

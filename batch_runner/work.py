@@ -15,6 +15,7 @@ from batch_runner.outset import MARK, Outset, outset_of
 from batch_runner.plan import Dedupe, Plan
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
+from batch_runner.prospect import Prospect
 from batch_runner.shortcut import Shortcut
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Table
@@ -49,6 +50,8 @@ class Work:
     started_at: float
     input_identity: list[list[Any]]
     """Of the input files, taken before they were read: see `identity_of`."""
+    prospect: Prospect | None = None
+    """What the run is about to send, once that is settled."""
     outset: Outset | None = None
     """How the rows stood before this run, once somebody has asked."""
     kept: Mapping[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from decimal import Decimal
 from random import Random
 
@@ -119,6 +120,44 @@ def test_the_likely_range_holds_the_cost_of_the_run(job_in, server):
     assert found.sample.usd.high < 2 * found.sample.usd.low
     assert found.sample.bill.listed < true
     assert found.sample.seconds is not None
+
+
+def test_what_remains_to_be_paid_after_the_sample_is_said_and_holds(job_in, server, main_cli):
+    job = load_job(job_in())
+    found = estimate(job, sample=30)
+    sample = found.sample
+    assert sample.rows_left == 170
+    run(job)
+    server.settle()
+    rest = server.ledger.totals.billed.dollars - sample.bill.listed
+    assert sample.usd_left.low <= rest <= sample.usd_left.high
+    assert sample.usd_left.expected == sample.usd.expected - sample.bill.listed
+
+
+def test_the_rows_left_are_those_that_the_next_run_sends(job_in, server, main_cli):
+    """A sampled row that failed by bad luck is one of them."""
+    job_in(12)
+    server.misbehave("500", next=1)
+    once = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
+    told = main_cli("estimate", "job.toml", "--sample", "5", "--yes", *once).out
+    assert "12 rows, 12 to send (all new) before the sample" in told
+    assert "5 rows were run and are kept as finished, for " in told
+    assert "1 of them tell nothing of the others" in told
+    assert re.search(r"^left     8 rows to pay for: about \$0\.\d+$", told, re.MULTILINE)
+    assert "8 to send (7 new, 1 failed before)" in main_cli("run", "job.toml").err
+    assert "nothing is left to send" in main_cli("estimate", "job.toml").out
+
+
+def test_what_was_measured_is_said_in_plain_words(job_in, main_cli):
+    job_in(40)
+    assumed = main_cli("estimate", "job.toml").out
+    assert "; what the endpoint adds to each request is assumed)" in assumed
+    told = main_cli("estimate", "job.toml", "--sample", "5", "--yes").out
+    line = next(line for line in told.splitlines() if line.startswith("input "))
+    assert re.search(
+        r"; the sampled requests took (as many|\d+ tokens? (more|fewer) each)\)", line
+    ), line
+    assert not re.search(r"[+-]\d", line)
 
 
 def test_what_the_time_rests_on_is_said(job_in, main_cli):

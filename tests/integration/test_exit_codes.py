@@ -223,6 +223,46 @@ def test_a_dry_run_says_that_it_was_one_and_how_the_rows_stand(work):
     assert "4 rows: 1 ok, 3 pending   dry run: nothing was sent or written" in work.ran.err
 
 
+def test_a_dry_run_tells_new_rows_from_changed_ones_and_from_those_that_failed(work):
+    """In words and as JSON; and the run that follows sends just these."""
+    rows = {f"r{n}": f"text {n}" for n in range(10)}
+    rows |= {"passing": "[[fault:500]] a", "lasting": "[[fault:400]] b"}
+
+    def write():
+        lines = [f"{name},{text}\n" for name, text in rows.items()]
+        (work.folder / "in.csv").write_text("id,body\n" + "".join(lines))
+
+    write()
+    assert work("run") == 3
+    work.calls()
+    rows["r3"] = "another text"
+    rows |= {"n1": "new", "n2": "new too"}
+    write()
+    assert work("run", "--dry-run") == 0
+    words = (
+        "14 rows, 4 to send (2 new, 1 changed, 1 failed before), 9 done before, "
+        "1 failed before (batch-runner retry sends them)"
+    )
+    assert words in work.ran.err
+    assert work("run", "--dry-run", "--json") == 0
+    told = json.loads(work.ran.out)
+    assert told["dry_run"] is True
+    plan = told["plan"]
+    assert (plan["to_send"], plan["new"], plan["changed"]) == (4, 2, 1)
+    assert (plan["ended_before"], plan["done_before"], plan["failed_before"]) == (
+        {"failed": 1}, 9, 1
+    )  # fmt: skip
+    assert work("run", "--dry-run", "-n", "3", "--json") == 0
+    few = json.loads(work.ran.out)["plan"]
+    assert (few["to_send"], few["left_for_later"], few["changed"]) == (3, 1, 1)
+    assert work("check") == 0
+    assert "plan     4 to send (2 new, 1 changed, 1 failed before), 9 done before" in work.ran.out
+    assert work.calls() == 0
+    assert work("run") == 3
+    assert work.calls() == plan["to_send"]
+    assert "plan" not in work.meta()
+
+
 def test_a_dry_run_needs_no_key_and_a_run_does(work):
     other = ["--base-url", "https://gateway.example/v1"]
     assert work("run", "--dry-run", *other) == 0

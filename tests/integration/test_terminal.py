@@ -193,9 +193,12 @@ def test_rows_that_a_run_does_not_send_are_called_what_they_are(main_cli, fault_
     attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
     run_job(main_cli, fault_server.url, "-n", "4", *attempts, rows=MIXED)
     again = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
-    assert "1 to send, 3 done before, 1 failed before (batch-runner retry sends them)" in again.err
+    assert (
+        "1 to send (new), 3 done before, 1 failed before (batch-runner retry sends them)"
+        in again.err
+    )
     retried = run_job(main_cli, fault_server.url, *attempts, command="retry", rows=MIXED)
-    assert "2 to send, 3 left alone" in retried.err
+    assert "2 to send (all failed before), 3 left alone" in retried.err
     assert "done before" not in retried.err
 
 

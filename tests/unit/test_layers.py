@@ -40,7 +40,7 @@ FLOW = {
     "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
     "costs_report", "dispatch", "estimate_report", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "invocation", "keeping", "losses", "manual", "money_view", "opening", "outset", "output_place", "pipeline",
-    "plan", "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view",
+    "plan", "prospect", "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view",
     "runner", "shortcut", "spending", "standing", "starter", "status", "survey", "work",
 }  # fmt: skip
 """What puts them together."""

@@ -1,0 +1,135 @@
+"""What a run would send and what it would leave alone, and why each."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any
+
+from batch_runner.journal import Index
+from batch_runner.outset import endings_of
+from batch_runner.plan import Plan, Wanted, unfinished
+from batch_runner.progress import many
+from batch_runner.records import ANSWERED, RowStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """The rows of the input, sorted by what becomes of them; each is counted once."""
+
+    rows: int
+    new: int = 0
+    """To send: never answered before."""
+    changed: int = 0
+    """To send: answered before in other words."""
+    again: Counter[RowStatus] = field(default_factory=Counter)
+    """To send: ended before, as these."""
+    later: int = 0
+    """Would be sent, but for a limit on the rows of this run."""
+    done: int = 0
+    """Answered, and left alone."""
+    failed: int = 0
+    """Failed before, and left alone."""
+    never: int = 0
+    """Never asked, and left alone: `retry` is for rows that ended."""
+    copies: int = 0
+    """Take the answer of an equal row."""
+    duplicates: int = 0
+    """Ask for the same as an earlier row, copies included; counted elsewhere, too."""
+    without_request: int = 0
+    """For an empty or unusable cell."""
+    is_retry: bool = False
+
+    @property
+    def to_send(self) -> int:
+        return self.new + self.changed + self.again.total()
+
+    def words(self) -> str:
+        """`60 rows, 21 to send (19 new, 2 changed), 39 done before`."""
+        return ", ".join([many(self.rows, "row"), self.sending(), *self.resting(), *self._odd()])
+
+    def sending(self) -> str:
+        """What is sent, for people."""
+        kinds = {"new": self.new, "changed": self.changed}
+        kinds |= {f"{status} before": self.again[status] for status in RowStatus}
+        found = {kind: n for kind, n in kinds.items() if n}
+        words = f"{self.to_send:,} to send"
+        if len(found) == 1:
+            return f"{words} ({'all ' if self.to_send > 1 else ''}{next(iter(found))})"
+        return words + (
+            f" ({', '.join(f'{n:,} {kind}' for kind, n in found.items())})" * bool(found)
+        )
+
+    def resting(self) -> Iterator[str]:
+        """What is not sent, and why, for people."""
+        if self.is_retry:
+            if alone := self.done + self.failed:
+                yield f"{alone:,} left alone"
+        else:
+            if self.done:
+                yield f"{self.done:,} done before"
+            if self.failed:
+                yield f"{self.failed:,} failed before (batch-runner retry sends them)"
+        if self.never:
+            yield f"{self.never:,} never asked (batch-runner run sends them)"
+        if self.later:
+            yield f"{self.later:,} left for later"
+
+    def _odd(self) -> Iterator[str]:
+        if self.duplicates:
+            asks = "asks" if self.duplicates == 1 else "ask"
+            shared = ", answered by one call" if self.copies else " (--dedupe would send it once)"
+            yield f"{self.duplicates:,} {asks} for the same as another{shared}"
+        if self.without_request:
+            yield f"{self.without_request:,} without a request (empty or unusable cells)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "to_send": self.to_send,
+            "new": self.new,
+            "changed": self.changed,
+            "ended_before": {str(status): n for status, n in self.again.items() if n},
+            "left_for_later": self.later,
+            "done_before": self.done,
+            "failed_before": self.failed,
+            "never_asked": self.never,
+            "copies": self.copies,
+            "duplicates": self.duplicates,
+            "without_request": self.without_request,
+        }
+
+
+def prospect_of(
+    plan: Plan, index: Index, *, changed: Collection[int] = (), wanted: Wanted = unfinished
+) -> Prospect:
+    """Of a run that sends what the plan wants; `changed` rows were answered in other words before."""
+    sent = index.endings(compress(plan.entries, plan.wanted))
+    resting = endings_of(plan, index, copies=False)
+    resting.subtract(sent)
+    resting.subtract({(status, None): n for status, n in plan.unsendable.items()})
+    again, left = Counter[RowStatus](), Counter[RowStatus]()
+    for (status, _), n in sent.items():
+        again[status] += n
+    later = 0
+    for (status, code), n in resting.items():
+        if wanted(status, code):
+            later += n
+        else:
+            left[status] += n
+    unasked = again.pop(RowStatus.PENDING, 0)
+    edited = sum(plan.wanted[row] and index.entry(plan.entries[row]) is None for row in changed)
+    return Prospect(
+        rows=plan.rows,
+        new=unasked - edited,
+        changed=edited,
+        again=again,
+        later=later,
+        done=sum(left[status] for status in ANSWERED),
+        failed=left[RowStatus.FAILED],
+        never=left[RowStatus.PENDING],
+        copies=plan.copies,
+        duplicates=plan.duplicates,
+        without_request=plan.unsendable.total(),
+        is_retry=wanted is not unfinished,
+    )
