@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from batch_runner.costs import CostReport, Group
-from batch_runner.money_view import CAUSES, at_most_words, bound_words, is_whole
+from batch_runner.money_view import CAUSES, at_most_words, bound_words, is_whole, known_dollars
 from batch_runner.progress import count, dollars, dollars_at_most, many
 
 
@@ -98,8 +98,8 @@ def _shown(group: Group) -> dict[str, str]:
         "cached": cached,
         "out": count(tokens.output),
         "reasoning": "" if tokens.reasoning is None else count(tokens.reasoning),
-        "cost": dollars(bill.listed) if bill.answered else "",
-        "failed": dollars(bill.failures) if bill.failures else "",
+        "cost": known_dollars(bill, bill.listed) if bill.answered else "",
+        "failed": known_dollars(bill, bill.failures) if bill.failures else "",
         "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
         "at most": dollars_at_most(bill.at_most),
     }
@@ -108,7 +108,7 @@ def _shown(group: Group) -> dict[str, str]:
 def _footnotes(report: CostReport) -> Iterator[str]:
     bill = report.total.bill
     if bill.failures:
-        yield f"failed attempts that were billed: {dollars(bill.failures)}, in the cost"
+        yield f"failed attempts that were billed: {known_dollars(bill, bill.failures)}, in the cost"
     if bill.unknown_calls:
         causes = ", ".join(f"{n:,} {CAUSES[cause]}" for cause, n in sorted(bill.unknown.items()))
         most = at_most_words(None if bill.unbounded else bill.unknown_at_most)

@@ -106,12 +106,13 @@ def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
     yield f"sample   {sample.rows:,} {were} kept as finished, for {bound_words(bill)}{share}"
     if silent := sample.rows - sample.known:
         yield f"         {silent:,} of them tell nothing of the others: no known cost, or bad luck"
-    of_all = f"for all {found.to_send:,} rows, the sample's included"
-    yield f"tokens   out: {_projection(sample.output_tokens, lambda n: count(float(n)))}, {of_all}"
+    of_all = f"for all {found.to_send:,}" if found.to_send > 1 else "for the row"
+    tokens = _projection(sample.output_tokens, lambda n: count(float(n)))
+    yield f"tokens   out: {tokens}, {of_all}, those of the sample included"
     if sample.usd is not None:
-        yield f"cost     {describe(sample.usd, dollars)}, likewise"
+        yield f"cost     {describe(sample.usd, dollars)}, {of_all}"
     yield f"left     {_left(sample)}"
-    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, for all"
+    yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, {of_all}"
     if sample.seconds is not None:
         yield f"         {_time_rests_on(sample)}"
     for caution in sample.cautions:

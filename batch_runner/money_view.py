@@ -26,8 +26,8 @@ def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
     least, most = bounds(bill)
     failed_calls = bill.answered - findings.answered_calls
     lines = [
-        ("Answers", findings.answered_calls, dollars(bill.answers)),
-        ("Failed attempts with reported usage", failed_calls, dollars(bill.failures)),
+        ("Answers", findings.answered_calls, known_dollars(bill, bill.answers)),
+        ("Failed attempts with reported usage", failed_calls, known_dollars(bill, bill.failures)),
     ]
     if bill.listed is None:
         lines = [(name, calls, "unknown" if calls else "") for name, calls, _ in lines]
@@ -82,6 +82,11 @@ def bound_words(bill: Bill) -> str:
     if bill.at_least:
         return f"at least {least}, {upper}"
     return upper if bill.at_least is not None and most is not None else f"unknown, {upper}"
+
+
+def known_dollars(bill: Bill, amount: Decimal | None) -> str:
+    """A part of what a bill knows: beside bounds it is rounded as the lower one is."""
+    return dollars(amount) if is_whole(bill) else dollars_at_least(amount)
 
 
 NO_BOUND = "no upper bound"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
-from batch_runner.money_view import at_most_words, bound_words
+from batch_runner.money_view import at_most_words, bound_words, known_dollars
 from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
-from batch_runner.progress import dollars, duration, many, tokens_in_words
+from batch_runner.progress import duration, many, tokens_in_words
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import command, remedy
 from batch_runner.summary import RunSummary
@@ -75,13 +75,17 @@ def _lines(summary: RunSummary) -> list[str]:
 def _limits(summary: RunSummary) -> str:
     """What rate limits did to the run: 429s, and how the calls in flight went down for them."""
     calls, changes = summary.rate_limited_calls, summary.limit_changes
-    words = [f"{calls:,} call{'s were' if calls != 1 else ' was'} answered 429"]
+    were = "were" if calls != 1 else "was"
+    words = [f"{many(calls or 0, 'call')} {were} answered 429 (too many requests)"]
     if changes:
+        first, last = changes[0]["was"], changes[-1]["now"]
         lowest = min(change["now"] for change in changes)
-        course = [changes[0]["was"], lowest, changes[-1]["now"]]
-        course = [limit for at, limit in enumerate(course) if not at or limit != course[at - 1]]
-        if len(course) > 1:
-            words.append(f"calls in flight {' -> '.join(f'{limit:,}' for limit in course)}")
+        course = f"calls in flight went from {first:,}"
+        course += f" down to {lowest:,}" if lowest < first else ""
+        course += f" and up to {last:,}" if last > lowest < first else ""
+        course += f" up to {last:,}" if first <= lowest < last else ""
+        if not first == lowest == last:
+            words.append(course)
         if rate := changes[-1]["rate"]:
             words.append(f"in the end {rate:.3g} a second")
     return "; ".join(words)
@@ -98,6 +102,10 @@ def _notes(summary: RunSummary) -> Iterator[str]:
 
 
 def _end(summary: RunSummary) -> Iterator[str]:
+    waiting = summary.statuses[RowStatus.PENDING]
+    if waiting and summary.plan is None and summary.stop_reason is None:
+        left = f"{many(waiting, 'row')} to go on with"
+        yield f"pending  {left}     -> {command('run', summary.invocation)}"
     if summary.stop_reason is not None:
         yield f"stopped  {one_line(summary.stop_reason, 500)}"
         if summary.hint:
@@ -110,7 +118,7 @@ def _end(summary: RunSummary) -> Iterator[str]:
 
 
 _THIS_RUN = "this run  "
-_IN_ALL = "in all    "
+_ALL_RUNS = "all runs  "
 
 
 def _is_mixed(summary: RunSummary) -> bool:
@@ -150,11 +158,11 @@ def _pace(summary: RunSummary) -> str:
 
 
 def _money(summary: RunSummary) -> Iterator[str]:
-    """Tokens and cost: once, or for this run and in all where they differ."""
+    """Tokens and cost: once, or for this run and for all where they differ."""
     bills = {"": summary.bill}
     if _is_mixed(summary):
         bills = {_THIS_RUN: summary.run_bill} if summary.run_bill.calls else {}
-        bills[_IN_ALL] = summary.bill
+        bills[_ALL_RUNS] = summary.bill
     for title, describe in (("tokens   ", _tokens), ("cost     ", _cost)):
         words = {which: describe(bill) for which, bill in bills.items() if bill.calls}
         if describe is _cost and summary.bill.at_least is None:
@@ -174,12 +182,12 @@ def _cost(bill: Bill) -> str:
     if bill.at_least is None:
         known = "unknown: no price for the model (see batch-runner prices, or add [prices])"
     elif bill.answered:
-        known = f"{dollars(bill.answers)} at list price"
+        known = f"{known_dollars(bill, bill.answers)} at list price"
     else:
         known = "nothing answered yet"
     extras = []
     if bill.failures:
-        extras.append(f"+{dollars(bill.failures)} failed attempts")
+        extras.append(f"+{known_dollars(bill, bill.failures)} failed attempts")
     if bill.unpriced and bill.at_least is not None:
         extras.append(f"{many(bill.unpriced, 'call')} without a price")
     if bill.unknown_calls:

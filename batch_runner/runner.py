@@ -94,7 +94,8 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             work.plan, work.replay.index, changed=changed, wanted=options.wanted
         )
         extra = {"event": "plan", "fields": work.prospect.to_json()}
-        log.info("%s: %s", job.name, work.prospect.words(), extra=extra)
+        anew = "; nothing is reused, as --fresh says" if options.fresh else ""
+        log.info("%s: %s%s", job.name, work.prospect.words(), anew, extra=extra)
         for note in parameter_notes(job.request):
             log.warning("note: %s", note, extra={"event": "note"})
         if options.on_begin is not None and not options.dry_run:

@@ -120,7 +120,7 @@ class Status:
     def lines(self) -> list[str]:
         """For people."""
         lines = [self._headline()]
-        if words := [f"{n:,} {status}" for status, n in sorted(self.statuses.items()) if n]:
+        if words := [f"{self.statuses[s]:,} {s}" for s in RowStatus if self.statuses[s]]:
             lines.append(f"  rows     {', '.join(words)}")
         if self.sharing:
             lines.append(f"           and {self.sharing:,} that take the answer of an equal row")

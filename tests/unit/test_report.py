@@ -156,10 +156,10 @@ def test_this_run_and_all_runs_are_told_apart_where_they_differ():
     assert lines[0].endswith("   this run 10 rows in 2.0s, 5.0 rows/s")
     assert lines[1:5] == [
         "tokens   this run  in 500  out 100",
-        "         in all    in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)",
+        "         all runs  in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)",
         "cost     this run  $0.250 at list price",
         (
-            "         in all    $8.43 at list price (+$0.110 failed attempts; "
+            "         all runs  $8.43 at list price (+$0.110 failed attempts; "
             "3 attempts of unknown billing, at most $0.0131): at least $8.54, at most $8.56"
         ),
     ]
@@ -168,7 +168,7 @@ def test_this_run_and_all_runs_are_told_apart_where_they_differ():
 
 def test_a_run_that_sent_nothing_has_the_figures_of_all_runs_alone():
     lines = summary_lines(summary(run_bill=Bill(), sent=0, latency_quantiles={}))
-    assert [one[:18] for one in lines[1:3]] == ["tokens   in all   ", "cost     in all   "]
+    assert [one[:18] for one in lines[1:3]] == ["tokens   all runs ", "cost     all runs "]
     assert "rows/s" not in lines[0]
 
 
@@ -235,6 +235,21 @@ def test_an_example_never_pushes_the_output_out():
     assert any("such as row 3" in one for one in lines)
 
 
+def test_beside_bounds_what_is_known_is_never_above_the_lower_one():
+    odd = bill(answers=Decimal("0.0029355"), failures=Decimal(0), unknown_at_most=Decimal("0.001"))
+    told = line("cost", bill=odd, run_bill=odd)
+    assert told.startswith("cost     $0.00293 at list price (")
+    assert told.endswith("): at least $0.00293, at most $0.00394")
+
+
+def test_rows_that_nobody_has_asked_yet_have_a_way_on():
+    waiting = Counter({RowStatus.OK: 2, RowStatus.PENDING: 1})
+    told = line("pending", statuses=waiting)
+    assert told.endswith("1 row to go on with     -> batch-runner run jobs/summarize_articles.toml")
+    assert line("pending", statuses=waiting, stop_reason="SIGINT") is None, "the hint says it"
+    assert line("pending", statuses=waiting, plan={}) is None, "a dry run is asked what it would do"
+
+
 def test_what_no_run_knows_is_said_once():
     unpriced = bill(unpriced=19_990, unbounded=3)
     one = bill(calls=10, answered=10, unpriced=10, unknown=Counter())
@@ -262,14 +277,26 @@ def change(was, now, rate=None):
     [
         (None, [], None),
         (0, [change(8, 16)], None),
-        (1, [], "1 call was answered 429"),
-        (57, [change(20, 4)], "57 calls were answered 429; calls in flight 20 -> 4"),
+        (1, [], "1 call was answered 429 (too many requests)"),
+        (
+            57,
+            [change(20, 4)],
+            "57 calls were answered 429 (too many requests); calls in flight went from 20 down to 4",
+        ),
         (
             1200,
             [change(64, 20), change(20, 4), change(4, 9, 2.5)],
-            "1,200 calls were answered 429; calls in flight 64 -> 4 -> 9; in the end 2.5 a second",
+            (
+                "1,200 calls were answered 429 (too many requests); "
+                "calls in flight went from 64 down to 4 and up to 9; in the end 2.5 a second"
+            ),
         ),
-        (2, [change(20, 20)], "2 calls were answered 429"),
+        (2, [change(20, 20)], "2 calls were answered 429 (too many requests)"),
+        (
+            2,
+            [change(4, 8), change(8, 9)],
+            "2 calls were answered 429 (too many requests); calls in flight went from 4 up to 9",
+        ),
     ],
 )
 def test_the_end_of_a_run_names_its_429s_and_what_they_did(calls, changes, told):
