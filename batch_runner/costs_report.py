@@ -116,7 +116,7 @@ def _footnotes(report: CostReport) -> Iterator[str]:
         yield f"unknown billing: {calls} ({causes}), {most}, not in the cost"
     if bill.unpriced:
         yield f"no price or no token count: {many(bill.unpriced, 'call')}, not in the cost"
-    if not is_whole(bill):
+    if bill.at_least is not None and not is_whole(bill):
         yield f"in all: {bound_words(bill)}"
     for tier, one in sorted(report.total.cheaper.items()):
         yield (

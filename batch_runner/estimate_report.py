@@ -12,6 +12,10 @@ from batch_runner.prospect import Prospect
 from batch_runner.remedy import command
 
 
+SAMPLE = 30
+"""Rows that give a likely range; of fewer, running them all tells as much."""
+
+
 def estimate_lines(found: Estimate) -> Iterator[str]:
     """For people: what is known, what is likely, and what to do next."""
     yield f"{found.job}: {_rows(found)}"
@@ -26,8 +30,8 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"dedupe   {_dedupe(found)}"
     if found.sample is not None:
         yield from _sample_lines(found, found.sample)
-    elif found.to_send:
-        yield "         estimate --sample 30 runs 30 real rows (and keeps them) for a likely range"
+    elif found.to_send > SAMPLE:
+        yield f"         estimate --sample {SAMPLE} runs {SAMPLE} real rows (and keeps them) for a likely range"
     for note in found.notes:
         yield f"note     {note}"
     if found.max_cost is not None:
@@ -59,10 +63,9 @@ def _others(plan: Prospect) -> Iterator[str]:
 def _ceilings(found: Estimate) -> Iterator[str]:
     ceiling = found.ceiling
     about = "" if found.is_exact else "about "
-    yield (
-        f"input    {about}{count(ceiling.input_tokens)} tokens ({_how_counted(found)}): "
-        f"{about}{dollars(ceiling.input_usd)} before any cache discount"
-    )
+    usd = ceiling.input_usd
+    price = "" if usd is None else f": {about}{dollars(usd)} before any cache discount"
+    yield f"input    {about}{count(ceiling.input_tokens)} tokens ({_how_counted(found)}){price}"
     if found.uncounted:
         yield f"         not counted: {', '.join(sorted(found.uncounted))}"
     out = ceiling.output_tokens_at_most
@@ -107,8 +110,9 @@ def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
     if silent := sample.rows - sample.known:
         yield f"         {silent:,} of them tell nothing of the others: no known cost, or bad luck"
     of_all = f"for all {found.to_send:,}" if found.to_send > 1 else "for the row"
+    included = ", those of the sample included" if found.to_send > 1 else ""
     tokens = _projection(sample.output_tokens, lambda n: count(float(n)))
-    yield f"tokens   out: {tokens}, {of_all}, those of the sample included"
+    yield f"tokens   out: {tokens}, {of_all}{included}"
     if sample.usd is not None:
         yield f"cost     {describe(sample.usd, dollars)}, {of_all}"
     yield f"left     {_left(sample)}"

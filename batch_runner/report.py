@@ -87,7 +87,7 @@ def _limits(summary: RunSummary) -> str:
         if not first == lowest == last:
             words.append(course)
         if rate := changes[-1]["rate"]:
-            words.append(f"in the end {rate:.3g} a second")
+            words.append(f"in the end {rate:.3g} calls a second")
     return "; ".join(words)
 
 

@@ -162,6 +162,6 @@ def budget_in_words(limit: Decimal, *, is_bounded: bool) -> str:
         return words + "a call begins only if the most it can cost still fits"
     return words + (
         "nothing bounds what a call costs (no max_output_tokens, or images, files, hosted tools), "
-        "so each sets aside what the dearest so far cost; the run passes the limit by what calls "
+        "so each sets aside what the dearest so far cost; the limit may be passed by what calls "
         "in flight cost beyond that"
     )

@@ -192,7 +192,7 @@ class Status:
             return ["no row in the last minute"]
         shown = f"{rate:.1f} rows/s" if rate >= 1 else f"{60 * rate:.1f} rows/min"
         eta = self.eta_seconds
-        return [shown, *([f"about {duration(eta)} left"] if eta else [])]
+        return [shown, *([f"about {duration(max(1.0, eta))} left"] if eta else [])]
 
     def _money(self) -> list[str]:
         lines = []

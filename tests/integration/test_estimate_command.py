@@ -68,6 +68,13 @@ def test_without_a_sample_nothing_is_sent_and_nothing_is_written(job_in, server,
     assert "at most" in ran.out
 
 
+def test_a_model_without_a_price_is_not_given_an_unknown_amount(job_in, main_cli):
+    job_in()
+    told = main_cli("estimate", "job.toml", "-m", "a-stranger").out
+    assert "a-stranger: no price is known" in told
+    assert "unknown before" not in told
+
+
 def test_a_finished_job_is_told_to_have_nothing_left(job_in, main_cli):
     job_in(3)
     assert main_cli("run", "job.toml").code == 0

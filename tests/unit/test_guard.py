@@ -139,7 +139,7 @@ def test_the_budget_is_said_in_one_short_line_and_names_no_bound_of_zero():
         "max_cost $10.00 for this run: a call begins only if the most it can cost still fits"
     )
     loose = budget_in_words(Decimal(10), is_bounded=False)
-    assert loose.endswith("passes the limit by what calls in flight cost beyond that")
+    assert loose.endswith("the limit may be passed by what calls in flight cost beyond that")
 
 
 def test_one_is_not_told_as_many(job, main_cli):

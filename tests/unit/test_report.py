@@ -288,7 +288,7 @@ def change(was, now, rate=None):
             [change(64, 20), change(20, 4), change(4, 9, 2.5)],
             (
                 "1,200 calls were answered 429 (too many requests); "
-                "calls in flight went from 64 down to 4 and up to 9; in the end 2.5 a second"
+                "calls in flight went from 64 down to 4 and up to 9; in the end 2.5 calls a second"
             ),
         ),
         (2, [change(20, 20)], "2 calls were answered 429 (too many requests)"),
