@@ -10,6 +10,7 @@ from batch_runner.batch_files import batch_results
 from batch_runner.costs import By, CostReport, costs
 from batch_runner.costs_report import cost_json, cost_lines
 from batch_runner.printable import one_line
+from batch_runner.progress import many
 from batch_runner.records import RowResult
 from batch_runner.tables import failures_path
 
@@ -32,7 +33,7 @@ class BatchReport:
         """For people."""
         counts = ", ".join(f"{n:,} {status}" for status, n in sorted(self.statuses.items()))
         files = " and ".join(file.name for file in self.files)
-        yield f"{files}  {self.statuses.total():,} requests: {counts}"
+        yield f"{files}  {many(self.statuses.total(), 'request')}: {counts}"
         yield from cost_lines(self.costs)
         for code, rows in self.codes.most_common():
             example = self.examples[code]

@@ -15,6 +15,7 @@ from batch_runner.journal import Entry, Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.output_place import shows_rows
 from batch_runner.plan import UNSENDABLE, Plan
+from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore
@@ -117,8 +118,8 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     if about_to == TO_PAY and _put_aside_since(directory, run_id):
         return  # `--fresh` meant it, and was broken off
     raise ChangedRowsError(
-        f"{job.origin}: {str(job.output_path)!r} shows at least {told:,} answers, and the journal "
-        f"beside it holds {held:,} results: they would be {about_to}",
+        f"{job.origin}: {str(job.output_path)!r} shows at least {many(told, 'answer')}, and the journal "
+        f"beside it holds {many(held, 'result')}: they would be {about_to}",
         hint=f"put {str(directory.segments)!r} back; --fresh sends and pays for every row, "
         "and another output.path, or -o, leaves this one alone",
     )
@@ -130,7 +131,7 @@ def emptied(work: Work) -> str:
     if work.plan.rows or not told or not shows_rows(work.job):  # an export tells no meta file
         return ""
     return (
-        f"the input has no rows, and the output showed {told:,} answers: it is put aside as "
+        f"the input has no rows, and the output showed {many(told, 'answer')}: it is put aside as "
         f"{str(_aside(work.job))!r}; once the rows are back, a run shows their answers again "
         "without a call"
     )

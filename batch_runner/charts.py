@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import pairwise
 
-from batch_runner.progress import duration
+from batch_runner.progress import duration, many
 from batch_runner.tally import LatencyHistogram
 from batch_runner.timeline import Bin, Timeline
 
@@ -171,7 +171,7 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
     shown = (mark for mark in marks if edges[0] < mark < edges[-1])
     body += [f'<path class="mark" d="M{place_of(mark):.2f} 0V100"/>' for mark in shown]
     titles = [f"{duration(a)} to {duration(b)}" for a, b in pairwise(edges)]
-    body.append(_tooltips(titles, [f"{count:,} calls" if count else "" for count in counts]))
+    body.append(_tooltips(titles, [many(count, "call") if count else "" for count in counts]))
     below = _apart(
         Tick(100 * place_of(seconds) / len(counts), _span(seconds))
         for power in range(-3, 6)

@@ -18,6 +18,7 @@ from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import RunDirectory, replay
 from batch_runner.outset import endings_of
+from batch_runner.progress import many
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
@@ -148,8 +149,8 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
     summary.price_source = _price_source(summary.bill, work)
     if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
         summary.warnings.append(
-            f"{exported.formula_cells:,} cells begin like a spreadsheet formula; "
-            'csv_formulas = "escape" under [output] defuses them'
+            f"{many(exported.formula_cells, 'cell')} to be taken for a spreadsheet formula; "
+            'csv_formulas = "escape" under [output] defuses such cells'
         )
     if summary.exit_code is ExitCode.DONE:
         unanswered = sum(

@@ -152,7 +152,7 @@ def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, st
         (
             "Rows a second",
             f"{finished / seconds:,.1f}" if seconds and finished else "none",
-            f"{finished:,} results in {duration(seconds)}" if finished else "no result yet",
+            f"{many(finished, 'result')} in {duration(seconds)}" if finished else "no result yet",
         ),
     ]
 
@@ -277,7 +277,7 @@ class _Rows:
             *([duration(latency)] if latency is not None else []),
             *([dollars(sample.cost)] if sample.cost else []),
             *([many(sample.attempts, "attempt")] if sample.attempts > 1 else []),
-            *([f"{sample.output_tokens:,} tokens"] if sample.output_tokens is not None else []),
+            *([many(sample.output_tokens, "token")] if sample.output_tokens is not None else []),
         ]
         return {
             "name": self.name(sample),

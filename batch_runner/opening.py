@@ -32,6 +32,7 @@ from batch_runner.plan import (
     make_plan,
     unfinished,
 )
+from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.run_place import last_prices
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
@@ -165,16 +166,15 @@ def _warn(work: Work) -> None:
         f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
     ]
     if plan.bad_count:
-        records = "1 record" if plan.bad_count == 1 else f"{plan.bad_count:,} records"
         work.warnings.append(
-            f"{records} could not be read and left out, the first at {plan.bad[0].place}"
+            f"{many(plan.bad_count, 'record')} could not be read and left out, the first at {plan.bad[0].place}"
         )
     if plan.rows > 1 and not work.builder.uses_columns:
         work.warnings.append("the prompt names no column, so every row asks for the same")
     damaged = sum(not place.is_expected for place in work.replay.damage)
     if damaged:
         work.warnings.append(
-            f"{damaged} damaged places in the journal: batch-runner verify tells; "
+            f"{many(damaged, 'damaged place')} in the journal: batch-runner verify tells; "
             "rows that stood there are asked again"
         )
 

@@ -139,9 +139,10 @@ def _verdict(summary: RunSummary) -> str:
         for status in RowStatus
         if status is not RowStatus.OK and statuses[status]
     ]
-    reused = f" ({summary.reused:,} answers reused)" if summary.reused and not only_ok else ""
-    rows = f"{summary.rows:,} row{'s' * (summary.rows != 1)}"
-    return f"{summary.job}  {rows}: {', '.join(words)}{reused}   {_pace(summary)}"
+    reused = f" ({many(summary.reused, 'answer')} reused)" if summary.reused and not only_ok else ""
+    return (
+        f"{summary.job}  {many(summary.rows, 'row')}: {', '.join(words)}{reused}   {_pace(summary)}"
+    )
 
 
 def _pace(summary: RunSummary) -> str:
@@ -152,8 +153,7 @@ def _pace(summary: RunSummary) -> str:
         return took
     pace = f"{summary.rows_per_second:.1f} rows/s"
     if _is_mixed(summary):
-        rows = f"{summary.sent:,} row{'s' * (summary.sent != 1)}"
-        return f"this run {rows} in {took}, {pace}"
+        return f"this run {many(summary.sent, 'row')} in {took}, {pace}"
     return f"{took}, {pace}"
 
 

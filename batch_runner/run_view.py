@@ -9,7 +9,7 @@ from typing import Any
 from batch_runner import __version__
 from batch_runner.findings import Findings, RunCourse
 from batch_runner.printable import one_line, printable, shortened
-from batch_runner.progress import dollars, duration
+from batch_runner.progress import dollars, duration, many
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -61,7 +61,7 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
         "deadline": limits.deadline and duration(limits.deadline),
     }
     retries = (
-        f"{retry.attempts} attempts, {retry.maybe_billed_attempts} after failures that may be billed, "
+        f"{many(retry.attempts, 'attempt')}, {retry.maybe_billed_attempts} after failures that may be billed, "
         f"{duration(retry.rate_limit_patience)} of patience with rate limits"
     )
     caps = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)

@@ -194,7 +194,11 @@ def _lines(
     place, why = _output_folder(source, folder)
     output = place / f"{source.stem}_answers{source.suffix}"
     many = f"{len(source.files)} file{'s' * (len(source.files) != 1)}, " * source.is_pattern
-    seen = f"first {len(rows)} rows" if len(rows) == LOOKED_AT else f"{len(rows)} rows"
+    seen = (
+        f"first {len(rows)} rows"
+        if len(rows) == LOOKED_AT
+        else f"{len(rows)} row{'s' * (len(rows) != 1)}"
+    )
     seen = f"{len(rows)} rows of them" if len(source.files) > 1 else f"its {seen}"
     name = source.path if source.is_pattern else source.path.name
     yield f"# {_one_line(str(name))}, {many}{_size(source.files)}; {seen}:"
