@@ -149,7 +149,7 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
     summary.price_source = _price_source(summary.bill, work)
     if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
         summary.warnings.append(
-            f"{many(exported.formula_cells, 'cell')} to be taken for a spreadsheet formula; "
+            f"{many(exported.formula_cells, 'cell')} may be taken for a spreadsheet formula; "
             'csv_formulas = "escape" under [output] defuses such cells'
         )
     if summary.exit_code is ExitCode.DONE:

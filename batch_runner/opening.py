@@ -166,8 +166,9 @@ def _warn(work: Work) -> None:
         f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
     ]
     if plan.bad_count:
+        records, were = many(plan.bad_count, "record"), "was" if plan.bad_count == 1 else "were"
         work.warnings.append(
-            f"{many(plan.bad_count, 'record')} could not be read and left out, the first at {plan.bad[0].place}"
+            f"{records} could not be read and {were} left out, the first at {plan.bad[0].place}"
         )
     if plan.rows > 1 and not work.builder.uses_columns:
         work.warnings.append("the prompt names no column, so every row asks for the same")
