@@ -63,6 +63,14 @@ class CheckReport:
     columns: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
+    @property
+    def rows(self) -> int:
+        return self.prospect.rows
+
+    @property
+    def to_send(self) -> int:
+        return self.prospect.to_send
+
     def lines(self, *, whole: bool = False) -> Iterator[str]:
         """For people; `whole`: with texts of any length."""
         about = "" if self.tokens_exact else "about "
@@ -99,8 +107,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "job": self.job,
-            "rows": self.prospect.rows,
-            "to_send": self.prospect.to_send,
+            "rows": self.rows,
+            "to_send": self.to_send,
             "done": self.prospect.done,
             "without_request": self.prospect.without_request,
             "duplicates": self.prospect.duplicates,
@@ -221,7 +229,7 @@ def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
     return ProbeReport(
         url=f"{job.endpoint.base_url}/responses",
         key_source=checked.key_source,
-        request=checked.shown[0] if checked.prospect.to_send else None,
+        request=checked.shown[0] if checked.to_send else None,
         result=answers[0] if answers else None,
         summary=summary,
     )
