@@ -215,17 +215,20 @@ class Biller:
 
         False where that is too little, and nothing is added: a price is known and a count is not.
         """
-        quotes = [self.prices.quote(one, asked=asked) for one in billed]
-        unpriced = [one for one, quote in zip(billed, quotes, strict=True) if quote.dollars is None]
-        for one in unpriced:
-            if self.ceiling(asked or one.model or "", 0, 0, at=one.at) is not None:
+        quoted = [(one, self.prices.quote(one, asked=asked)) for one in billed]
+        for one, quote in quoted:
+            if quote.dollars is None and self._has_ceiling(asked or one.model or "", at=one.at):
                 return False
-        for position, (one, quote) in enumerate(zip(billed, quotes, strict=True)):
-            is_answer = has_answer and position == len(billed) - 1
+        for position, (one, quote) in enumerate(quoted, start=1):
+            is_answer = has_answer and position == len(quoted)
             _add_quoted(bill, one, quote, is_answer=is_answer)
-        bill.unbounded += len(unpriced)
-        bill.calls += len(billed)
+            bill.unbounded += quote.dollars is None
+        bill.calls += len(quoted)
         return True
+
+    def _has_ceiling(self, model: str, *, at: float | None) -> bool:
+        """Whether anything can bound a call of this model: its price, that is."""
+        return self.ceiling(model, 0, 0, at=at) is not None
 
     def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
         """The bill of a call that was in flight when its process died."""

@@ -66,8 +66,6 @@ class Gauge:
         self.ended_in_order: bool | None = None
         """Whether the last process said so; None when there was none."""
         self._spent = Bill()
-        self._has_answer: dict[bytes, bool] = {}
-        """By state, as lines tell it."""
         self.began_at: float | None = None
         """When the last process began, Unix time."""
         self.finished: deque[float] = deque()
@@ -155,7 +153,8 @@ class Gauge:
         for name in known.index.files[bill.segments :]:
             for _, data, is_copy in read_lines(paths[name], numbers=Numbers(), damage=[]):
                 if data.startswith(RESULT) and not is_copy:
-                    self._pay(data)
+                    status, _ = read_state(state_of(data))
+                    self._pay(data, has_answer=status in ANSWERED)
         if not self.finished and (last := known.index.last_placed()) is not None:
             path = paths[known.index.files[last.file]]
             with closing(
@@ -177,6 +176,7 @@ class Gauge:
         is_current = self.outset is not None and self.outset.run_id == run_id
         file = self._index.open_file(segment.path.name)
         states: dict[bytes, int] = {}
+        answered: dict[bytes, bool] = {}
         for offset, data, is_copy in lines:
             if is_copy:
                 continue
@@ -186,10 +186,12 @@ class Gauge:
                 self._flights.told(name, data)
                 state = state_of(data)
                 if state not in states:
-                    states[state] = self._index.ending(*read_state(state))
+                    status, code = read_state(state)
+                    states[state] = self._index.ending(status, code)
+                    answered[state] = status in ANSWERED
                 place = (file, offset, len(data))
                 self._record(unhexlify(name), states[state], place, is_current=is_current)
-                self._pay(data)
+                self._pay(data, has_answer=answered[state])
             elif data.startswith(INTENT):
                 self._flights.begin(name, data)
             elif data.startswith(QUEUED):
@@ -211,14 +213,11 @@ class Gauge:
             self._moved[before] -= 1
             self._moved[index.ending_of(number)] += 1
 
-    def _pay(self, data: bytes) -> None:
-        dues, state, biller = read_dues(data), state_of(data), self._place.biller
-        if state not in self._has_answer:
-            self._has_answer[state] = read_state(state)[0] in ANSWERED
-        has_answer, asked = self._has_answer[state], dues.asked_model
+    def _pay(self, data: bytes, *, has_answer: bool) -> None:
+        dues, biller = read_dues(data), self._place.biller
         # Rare rows must be read whole to say what they may have cost.
         if dues.unknown or not biller.add_told(
-            self._spent, dues.billed, asked=asked, has_answer=has_answer
+            self._spent, dues.billed, asked=dues.asked_model, has_answer=has_answer
         ):
             biller.add(self._spent, read_result(data))
         self._note_end(dues)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_runner.bill import Bill
-from batch_runner.findings import Findings
 from batch_runner.progress import dollars, dollars_at_least, dollars_at_most, many
 from batch_runner.records import UnknownBilling
-from batch_runner.summary import RunSummary
+
+
+if TYPE_CHECKING:
+    from batch_runner.findings import Findings
+    from batch_runner.summary import RunSummary
 
 
 CAUSES = {
@@ -21,7 +24,7 @@ CAUSES = {
 }
 
 
-def cost_view(summary: RunSummary, findings: Findings) -> Mapping[str, Any]:
+def cost_view(summary: "RunSummary", findings: "Findings") -> Mapping[str, Any]:
     bill = summary.bill
     least, most = bounds(bill)
     failed_calls = bill.answered - findings.answered_calls
