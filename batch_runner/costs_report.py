@@ -101,7 +101,7 @@ def _shown(group: Group) -> dict[str, str]:
         "cost": known_dollars(bill, bill.listed) if bill.answered else "",
         "failed": known_dollars(bill, bill.failures) if bill.failures else "",
         "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
-        "at most": dollars_at_most(bill.at_most),
+        "at most": dollars_at_most(bill.at_most) if bill.answered or bill.unknown_calls else "",
     }
 
 

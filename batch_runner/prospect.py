@@ -54,6 +54,8 @@ class Prospect:
         kinds |= {f"{status} before": self.again[status] for status in RowStatus}
         found = {kind: n for kind, n in kinds.items() if n}
         words = f"{self.to_send:,} to send"
+        if self.is_retry and [*found] == [f"{RowStatus.FAILED} before"]:
+            return words  # that is what `retry` is for
         if len(found) == 1:
             return f"{words} ({'all ' if self.to_send > 1 else ''}{next(iter(found))})"
         return words + (

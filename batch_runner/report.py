@@ -104,7 +104,7 @@ def _notes(summary: RunSummary) -> Iterator[str]:
 def _end(summary: RunSummary) -> Iterator[str]:
     waiting = summary.statuses[RowStatus.PENDING]
     if waiting and summary.plan is None and summary.stop_reason is None:
-        left = f"{many(waiting, 'row')} to go on with"
+        left = f"{many(waiting, 'row')} not answered yet"
         yield f"pending  {left}     -> {command('run', summary.invocation)}"
     if summary.stop_reason is not None:
         yield f"stopped  {one_line(summary.stop_reason, 500)}"
@@ -167,6 +167,8 @@ def _money(summary: RunSummary) -> Iterator[str]:
         words = {which: describe(bill) for which, bill in bills.items() if bill.calls}
         if describe is _cost and summary.bill.at_least is None:
             words = {"": _cost(summary.bill)}  # what no run knows is said once
+        elif len(words) > 1 and len({*words.values()}) == 1:
+            words = {"": next(iter(words.values()))}
         told = [f"{which}{said}" for which, said in words.items()]
         for position, line in enumerate(told):
             yield f"{'         ' if position else title}{line}"

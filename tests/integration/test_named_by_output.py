@@ -242,7 +242,7 @@ def test_the_replies_of_a_batch_job_are_reported_as_a_batch(place):
     (place.folder / "in.jsonl").write_text(json.dumps(line) + "\n")
     flags = ("-i", "in.jsonl", "--set", "input.format=openai-batch", "-o", "replies.jsonl")
     place.run(job=flags, code=0)
-    assert "1 requests: 1 ok" in place.cli("report", "replies.jsonl").out
+    assert "1 request: 1 ok" in place.cli("report", "replies.jsonl").out
     assert "1 ok" in place.cli("report", "replies.jsonl.run").out
 
 

@@ -245,9 +245,20 @@ def test_beside_bounds_what_is_known_is_never_above_the_lower_one():
 def test_rows_that_nobody_has_asked_yet_have_a_way_on():
     waiting = Counter({RowStatus.OK: 2, RowStatus.PENDING: 1})
     told = line("pending", statuses=waiting)
-    assert told.endswith("1 row to go on with     -> batch-runner run jobs/summarize_articles.toml")
+    assert told.endswith(
+        "1 row not answered yet     -> batch-runner run jobs/summarize_articles.toml"
+    )
     assert line("pending", statuses=waiting, stop_reason="SIGINT") is None, "the hint says it"
     assert line("pending", statuses=waiting, plan={}) is None, "a dry run is asked what it would do"
+
+
+def test_what_is_the_same_for_this_run_and_all_is_said_once():
+    refused = bill(calls=5, answered=0, answers=Decimal(0), failures=Decimal(0), unknown=Counter(),
+                   unknown_at_most=Decimal(0), tokens=Tokens())  # fmt: skip
+    lost = bill(calls=9, answered=0, answers=Decimal(0), failures=Decimal(0), tokens=Tokens())
+    lines = summary_lines(summary(run_bill=refused, bill=lost))
+    assert [one for one in lines if "none reported" in one] == ["tokens   none reported"]
+    assert "         all runs  nothing answered yet (3 attempts" in "\n".join(lines)
 
 
 def test_what_no_run_knows_is_said_once():
