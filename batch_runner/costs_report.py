@@ -4,8 +4,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from batch_runner.costs import CostReport, Group
-from batch_runner.money_view import CAUSES, at_most_words, bound_words, is_whole, known_dollars
-from batch_runner.progress import count, dollars, dollars_at_most, many
+from batch_runner.money_view import (
+    CAUSES,
+    at_most_words,
+    bound_words,
+    bounds,
+    is_whole,
+    known_dollars,
+)
+from batch_runner.progress import count, dollars, many
 
 
 if TYPE_CHECKING:
@@ -101,7 +108,7 @@ def _shown(group: Group) -> dict[str, str]:
         "cost": known_dollars(bill, bill.listed) if bill.answered else "",
         "failed": known_dollars(bill, bill.failures) if bill.failures else "",
         "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
-        "at most": dollars_at_most(bill.at_most) if bill.answered or bill.unknown_calls else "",
+        "at most": bounds(bill)[1] or "no bound" if bill.answered or bill.unknown_calls else "",
     }
 
 
