@@ -20,7 +20,7 @@ from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration, many, percent, tokens_in_words
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
-from batch_runner.run_place import SUFFIX, RunPlace
+from batch_runner.run_place import RunPlace, output_of
 
 
 _MONEY = ("tokens", "cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls")
@@ -307,7 +307,7 @@ def read_status(
 
 def _output_written_at(place: RunPlace) -> float | None:
     try:
-        return place.path.with_name(place.path.name.removesuffix(SUFFIX)).stat().st_mtime
+        return output_of(place.path).stat().st_mtime
     except OSError:
         return None
 
