@@ -1,6 +1,6 @@
 """The adaptive limiter against hidden limits, in simulated time: what it reaches, and how soon.
 
-Each run has three parts: the limit stands, it halves, it doubles again.
+Each run has three parts: the limit stands, it halves, it doubles again. Round trips differ.
 """
 
 import random
@@ -31,10 +31,16 @@ AUTO = Concurrency.parse("auto")
 FASTEST = 1500.0  # calls a second: more than one process of the tool can send
 CALLS_A_CELL = 250_000
 WINDOW = "window"
+MEAN_JITTER = 0.99 * 1.15 + 0.01 * 2.15
 HEADER = [
     "limit", "latency s", "Retry-After", "seeds", "goodput from 60 s", "at the end", "429s by 60 s",
     "429s", "s to 90 %", "halved: s", "doubled: s",
 ]  # fmt: skip
+
+
+def jitter(source: random.Random) -> float:
+    """How much longer than at best a way takes: some per cent, and one in a hundred much."""
+    return source.uniform(1.0, 1.3) if source.random() < 0.99 else source.uniform(1.3, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +54,14 @@ class Cell:
 
     @property
     def round_trip(self) -> float:
+        """The least."""
         return min(0.05, 0.4 * self.latency)
 
     @property
     def ideal(self) -> float:
         """Calls a second."""
         places = AUTO.maximum if self.bucket is not None else min(AUTO.maximum, self.hidden)
-        most = places / (self.latency + self.round_trip)
+        most = places / (self.latency + self.round_trip * MEAN_JITTER)
         return most if self.bucket is None else min(self.hidden, most)
 
     @property
@@ -100,6 +107,7 @@ class Cell:
             server=server,
             latency=lambda: self.latency * source.lognormvariate(0, 0.5) / 1.133,
             round_trip=self.round_trip,
+            jitter=lambda: jitter(source),
             retry_after=server.retry_after if self.says_when else None,
             began=source.random() * 0.1,
         )
