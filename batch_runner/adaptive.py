@@ -20,6 +20,7 @@ FLOOR_PACE = 0.1  # calls a second
 BELOW = 0.97  # share of the guessed rate to stay at
 COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to try beyond it
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
+SLACK = 0.1
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
 TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
@@ -105,7 +106,8 @@ class AdaptiveLimit:
         self._refused_at: int | None = None  # others of the last refusal
         self._same = 0  # refusals in a row that look like a level
         self._needed = 1  # of them to believe it
-        self._excused = self._trusted = False
+        self._trusted = False
+        self._claim = 0
         self._unclaimed = self._level  # level before one was claimed
         self._most = 0  # others, since the last refusal
         self._doubt = Doubt()
@@ -209,9 +211,10 @@ class AdaptiveLimit:
         if seconds * self._pace < 3:
             return
         in_use = self._begun >= IN_USE * self._pace * seconds
+        used = self._begun / seconds
         self._new_tick(now)
         if self._wall < math.inf:
-            self._pace = min(2 * self._pace, UNPACED)  # a level needs no pace, if it is one
+            self._pace = min(max(self._pace, 1.5 * used), UNPACED)
         elif in_use and self._pace < UNPACED and now >= self._still_until:
             if self._pace < self._good_pace:
                 self._pace = self._cut_pace = min(2 * self._pace, self._good_pace)
@@ -257,9 +260,8 @@ class AdaptiveLimit:
         if self._is_level(ticket):
             if not claimed:
                 self._unclaimed = self._level
-            self._level = self._wall = float(
-                max(self.bounds.minimum, min(others, self.bounds.maximum))
-            )
+            below = max(self.bounds.minimum, min(math.ceil(BELOW * others), self.bounds.maximum))
+            self._level = self._wall = float(below)
             self._set_pace(max(self._pace, self._good_pace, FIRST_PACE), COARSE)
             self._hold(now, pause)
             return f"refused again with {others} in flight"
@@ -302,10 +304,10 @@ class AdaptiveLimit:
         counts there. It is not excused twice, or a rate would pass for one level after another.
         """
         others, last = ticket.others, self._refused_at
-        slack = min(0.2 * others, 2 + 0.05 * others)
-        lower = others < self._wall < math.inf
-        excused = not (lower and self._excused)
-        self._excused = lower
+        slack = min(0.2 * others, 2 + SLACK * others)
+        if self._wall == math.inf:
+            self._claim = others
+        excused = others >= self._claim - slack
         alike = last is not None and abs(others - last) <= slack and excused
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
         alike = (alike or raised) and others > 0 and ticket.most <= others + slack
