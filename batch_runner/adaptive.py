@@ -17,10 +17,11 @@ from batch_runner.gain import Gain
 FIRST_PACE = 10.0  # calls a second until replies come
 UNPACED = 2000.0  # calls a second from which spacing them is pointless
 FLOOR_PACE = 0.1  # calls a second
-BELOW = 0.97  # share of the guessed rate to stay at
+BELOW = 0.97  # share of the guessed rate, or of the places refused, to stay at
 COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to try beyond it
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
-SLACK = 0.1
+ROAD, FEWEST_ON_ROAD = 0.1, 2  # of those in flight may be on the way there or back
+HEADROOM = 1.5  # pace where places count, in shares of the one in use: they fill up gradually
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
 TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
@@ -75,8 +76,9 @@ class AdaptiveLimit:
     - Opening: the level grows with every success while it is in use, the pace doubles each round
       trip; so a refusal arrives before many more are sent.
     - A refusal is asked twice what it means. If it comes with as many in flight as the one before,
-      and no more had got in between, the endpoint counts places: the level goes there. Else it
-      counts by time: the pace goes just below the rate that its refusals tell (see `Bucket`).
+      and no more had got in between, the endpoint counts places: the level goes just below, and
+      the pace stays near what is in use, or all places would be filled in one rush after a pause.
+      Else it counts by time: the pace goes just below the rate that its refusals tell (`Bucket`).
     - A claim that is soon refuted must be better founded the next time.
     - At a limit nothing grows until successes and time have paid for the next refusal. Then a
       little more is tried, and soon a lot more if the limit itself has moved: none is held for ever.
@@ -107,7 +109,7 @@ class AdaptiveLimit:
         self._same = 0  # refusals in a row that look like a level
         self._needed = 1  # of them to believe it
         self._trusted = False
-        self._claim = 0
+        self._claimed = 0  # others of the refusal that made the wall, or might have
         self._unclaimed = self._level  # level before one was claimed
         self._most = 0  # others, since the last refusal
         self._doubt = Doubt()
@@ -214,7 +216,7 @@ class AdaptiveLimit:
         used = self._begun / seconds
         self._new_tick(now)
         if self._wall < math.inf:
-            self._pace = min(max(self._pace, 1.5 * used), UNPACED)
+            self._pace = min(max(self._pace, HEADROOM * used), UNPACED)
         elif in_use and self._pace < UNPACED and now >= self._still_until:
             if self._pace < self._good_pace:
                 self._pace = self._cut_pace = min(2 * self._pace, self._good_pace)
@@ -300,15 +302,14 @@ class AdaptiveLimit:
     def _is_level(self, ticket: Ticket) -> bool:
         """Whether refusals come with the same number in flight, and no more got in between.
 
-        One that is lower than the wall is excused once: a request under way counts here before it
-        counts there. It is not excused twice, or a rate would pass for one level after another.
+        Not just the same number: a request on the road counts here before it counts there. But none
+        far below the first that was claimed, or a rate would pass for one level after another.
         """
         others, last = ticket.others, self._refused_at
-        slack = min(0.2 * others, 2 + SLACK * others)
+        slack = min(0.2 * others, FEWEST_ON_ROAD + ROAD * others)
         if self._wall == math.inf:
-            self._claim = others
-        excused = others >= self._claim - slack
-        alike = last is not None and abs(others - last) <= slack and excused
+            self._claimed = others
+        alike = last is not None and abs(others - last) <= slack and others >= self._claimed - slack
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
         alike = (alike or raised) and others > 0 and ticket.most <= others + slack
         self._same = self._same + 1 if alike else 0

@@ -1,6 +1,8 @@
 """The adaptive limiter against hidden limits, in simulated time: what it reaches, and how soon.
 
-Each run has three parts: the limit stands, it halves, it doubles again. Round trips differ.
+Each run has three parts: the limit stands, it halves, it doubles again. Round trips differ, so not
+every figure can be met: of 10 calls a second one by one, 84 % is the most at any steady pace, for one
+that overtakes another costs a pause of a second. And 5 places of 30 s refuse before they answer.
 """
 
 import random
@@ -51,6 +53,7 @@ class Cell:
     bucket: float | str | None
     latency: float
     says_when: bool
+    ways_differ: bool = True
 
     @property
     def round_trip(self) -> float:
@@ -107,7 +110,7 @@ class Cell:
             server=server,
             latency=lambda: self.latency * source.lognormvariate(0, 0.5) / 1.133,
             round_trip=self.round_trip,
-            jitter=lambda: jitter(source),
+            jitter=lambda: jitter(source) if self.ways_differ else 1.0,
             retry_after=server.retry_after if self.says_when else None,
             began=source.random() * 0.1,
         )
