@@ -17,9 +17,11 @@ from batch_runner.gain import Gain
 FIRST_PACE = 10.0  # calls a second until replies come
 UNPACED = 2000.0  # calls a second from which spacing them is pointless
 FLOOR_PACE = 0.1  # calls a second
-BELOW = 0.97  # share of the guessed rate to stay at
+BELOW = 0.97  # share of the guessed rate, or of the places refused, to stay at
 COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to try beyond it
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
+ROAD, FEWEST_ON_ROAD = 0.1, 2  # of those in flight may be on the way there or back
+HEADROOM = 1.5  # pace where places count, in shares of the one in use: they fill up gradually
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
 TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
@@ -74,8 +76,9 @@ class AdaptiveLimit:
     - Opening: the level grows with every success while it is in use, the pace doubles each round
       trip; so a refusal arrives before many more are sent.
     - A refusal is asked twice what it means. If it comes with as many in flight as the one before,
-      and no more had got in between, the endpoint counts places: the level goes there. Else it
-      counts by time: the pace goes just below the rate that its refusals tell (see `Bucket`).
+      and no more had got in between, the endpoint counts places: the level goes just below, and
+      the pace stays near what is in use, or all places would be filled in one rush after a pause.
+      Else it counts by time: the pace goes just below the rate that its refusals tell (`Bucket`).
     - A claim that is soon refuted must be better founded the next time.
     - At a limit nothing grows until successes and time have paid for the next refusal. Then a
       little more is tried, and soon a lot more if the limit itself has moved: none is held for ever.
@@ -105,7 +108,8 @@ class AdaptiveLimit:
         self._refused_at: int | None = None  # others of the last refusal
         self._same = 0  # refusals in a row that look like a level
         self._needed = 1  # of them to believe it
-        self._excused = self._trusted = False
+        self._trusted = False
+        self._claimed = 0  # others of the refusal that made the wall, or might have
         self._unclaimed = self._level  # level before one was claimed
         self._most = 0  # others, since the last refusal
         self._doubt = Doubt()
@@ -209,9 +213,10 @@ class AdaptiveLimit:
         if seconds * self._pace < 3:
             return
         in_use = self._begun >= IN_USE * self._pace * seconds
+        used = self._begun / seconds
         self._new_tick(now)
         if self._wall < math.inf:
-            self._pace = min(2 * self._pace, UNPACED)  # a level needs no pace, if it is one
+            self._pace = min(max(self._pace, HEADROOM * used), UNPACED)
         elif in_use and self._pace < UNPACED and now >= self._still_until:
             if self._pace < self._good_pace:
                 self._pace = self._cut_pace = min(2 * self._pace, self._good_pace)
@@ -257,9 +262,8 @@ class AdaptiveLimit:
         if self._is_level(ticket):
             if not claimed:
                 self._unclaimed = self._level
-            self._level = self._wall = float(
-                max(self.bounds.minimum, min(others, self.bounds.maximum))
-            )
+            below = max(self.bounds.minimum, min(math.ceil(BELOW * others), self.bounds.maximum))
+            self._level = self._wall = float(below)
             self._set_pace(max(self._pace, self._good_pace, FIRST_PACE), COARSE)
             self._hold(now, pause)
             return f"refused again with {others} in flight"
@@ -298,15 +302,14 @@ class AdaptiveLimit:
     def _is_level(self, ticket: Ticket) -> bool:
         """Whether refusals come with the same number in flight, and no more got in between.
 
-        One that is lower than the wall is excused once: a request under way counts here before it
-        counts there. It is not excused twice, or a rate would pass for one level after another.
+        Not just the same number: a request on the road counts here before it counts there. But none
+        far below the first that was claimed, or a rate would pass for one level after another.
         """
         others, last = ticket.others, self._refused_at
-        slack = min(0.2 * others, 2 + 0.05 * others)
-        lower = others < self._wall < math.inf
-        excused = not (lower and self._excused)
-        self._excused = lower
-        alike = last is not None and abs(others - last) <= slack and excused
+        slack = min(0.2 * others, FEWEST_ON_ROAD + ROAD * others)
+        if self._wall == math.inf:
+            self._claimed = others
+        alike = last is not None and abs(others - last) <= slack and others >= self._claimed - slack
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
         alike = (alike or raised) and others > 0 and ticket.most <= others + slack
         self._same = self._same + 1 if alike else 0

@@ -70,7 +70,7 @@ class Doubt:
         """Whether more load has brought more refusals: then they are heeded from now on."""
         share = self._refused / max(1, self._begun)
         most = SHARE_ONCE_EACH if self.each_once else SHARE_AT_RANDOM
-        if not self.lasts(now) or self._refused < 5 or share <= min(2 * self._share, most):
+        if not self.lasts(now) or self._refused < 10 or share <= min(2 * self._share, most):
             return False
         self._until, self._strikes = now, 0.0
         self._needed *= 2

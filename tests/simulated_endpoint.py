@@ -154,7 +154,8 @@ class Simulation:
     limit: AdaptiveLimit
     server: Server
     latency: Callable[[], float]
-    round_trip: float = 0.05
+    round_trip: float = 0.05  # the least
+    jitter: Callable[[], float] = lambda: 1.0  # how much longer a way takes, there or back
     retry_after: float | Callable[[float], float] | None = None
     slots: int | None = None  # calls worked on at a time; the others wait
     began: float = 0.0
@@ -213,11 +214,16 @@ class Simulation:
 
     def begin(self, now):
         again, self.again = self.again > 0, max(0, self.again - 1)  # who was refused goes first
-        ticket = self.limit.on_begin(now, again=again)
-        if self.server.admits(now + self.round_trip / 2):
-            self.at(self.worked_off(now) + self.round_trip, self.served, ticket)
+        self.at(now + self.way(), self.arrive, self.limit.on_begin(now, again=again))
+
+    def way(self):
+        return self.round_trip / 2 * self.jitter()
+
+    def arrive(self, now, ticket):
+        if self.server.admits(now):
+            self.at(self.worked_off(now) + self.way(), self.served, ticket)
         else:
-            self.at(now + self.round_trip, self.refused, ticket)
+            self.at(now + self.way(), self.refused, ticket)
 
     def worked_off(self, now):
         if not self.slots:

@@ -135,6 +135,20 @@ def test_refusals_whatever_the_load_do_not_slow_the_run_down_for_long(share):
     assert outcome.goodput(90, 180) > 50
 
 
+def test_refusals_at_random_do_not_freeze_the_pace_low():
+    """It fell to one call in five seconds where five of twenty happened to be refused."""
+    source = random.Random(5)
+    simulation = sim.Simulation(
+        limit=AdaptiveLimit(Concurrency.parse("auto")),
+        server=sim.Refusing(0.1, source),
+        latency=lambda: 0.5,
+        round_trip=0.01,
+        jitter=lambda: source.uniform(1, 1.3),
+        retry_after=1.0,
+    )
+    assert len(simulation.run(120).served) > 300
+
+
 @pytest.mark.parametrize(("slots", "seconds"), [(1, 2.0), (4, 1.0), (4, 10.0), (16, 2.0)])
 def test_an_endpoint_that_only_queues_is_not_pressed_ever_harder(slots, seconds):
     levels, answered = [], []
