@@ -80,7 +80,7 @@ _Reader = Callable[[Ending], Any] | None
 """None: the count of that name in the usage of the final attempt."""
 _STANDARD: Mapping[str, tuple[ColumnKind, _Reader]] = {
     "output": (K.TEXT, lambda e: e.text or None),
-    "status": (K.TEXT, lambda e: e.status.value),
+    "status": (K.TEXT, lambda e: str(e.status)),
     "error_code": (K.TEXT, lambda e: str(e.code) if e.code else None),
     "error": (K.TEXT, lambda e: e.message),
     "input_tokens": (K.INTEGER, None),

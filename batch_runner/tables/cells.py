@@ -73,8 +73,6 @@ def _is_encodable(text: str) -> bool:
 
 def plain_text(value: Any) -> str:
     """The value as a person writes it in a cell: no quotes, null is empty."""
-    if type(value) is int:  # most of them are counts; a bool is not one
-        return str(value)
     if isinstance(value, str):
         return value
     if value is None:
@@ -103,8 +101,9 @@ class CellWriter:
 
     def new_cells(self, values: Sequence[Any]) -> list[str]:
         """The cells of new columns, for one row, before they are joined."""
+        # Most are counts, which need no function of their own; a bool is not one.
         return [
-            "" if value is None else text_of(value)
+            "" if value is None else str(value) if type(value) is int else text_of(value)
             for value, text_of in zip(values, self._text_of, strict=True)
         ]
 
