@@ -7,6 +7,7 @@ STRIKES = 7  # refusals, each forgiven by `FORGIVEN_BY` attempts that got in
 FORGIVEN_BY = 60
 ONCE_EACH = 4  # first attempts refused, and as many second ones served, without exception
 DOUBTED_SECONDS = 60.0
+TELLING = 10  # refusals without which a share of them says nothing
 SHARE_ONCE_EACH = 0.6  # more than an endpoint refuses that refuses each row once
 SHARE_AT_RANDOM = 0.45  # more than one refuses that is of any use
 
@@ -70,7 +71,7 @@ class Doubt:
         """Whether more load has brought more refusals: then they are heeded from now on."""
         share = self._refused / max(1, self._begun)
         most = SHARE_ONCE_EACH if self.each_once else SHARE_AT_RANDOM
-        if not self.lasts(now) or self._refused < 10 or share <= min(2 * self._share, most):
+        if not self.lasts(now) or self._refused < TELLING or share <= min(2 * self._share, most):
             return False
         self._until, self._strikes = now, 0.0
         self._needed *= 2

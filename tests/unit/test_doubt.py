@@ -1,4 +1,4 @@
-from batch_runner.doubt import DOUBTED_SECONDS, Doubt
+from batch_runner.doubt import DOUBTED_SECONDS, TELLING, Doubt
 
 
 def test_refusals_that_keep_coming_are_doubted_for_a_minute():
@@ -40,7 +40,8 @@ def test_a_doubt_that_brings_more_refusals_was_wrong():
         doubt.judge(again=False, got_in=9, now=now)
         if doubt.begins(now):
             break
-    for _ in range(6):
+    for _ in range(TELLING):
+        assert not doubt.was_wrong(now + 1), "a few refusals are no share"
         doubt.begin()
         doubt.count()
     assert doubt.was_wrong(now + 1)
