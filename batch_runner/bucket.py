@@ -72,12 +72,17 @@ class Bucket:
         self._mark_seconds = FINEST_MARK_SECONDS
 
     def forget(self, *, deep: bool) -> None:
-        """The limit has moved: older refusals tell of another one. Its depth may be the same."""
+        """The limit has moved, or its depth was taken for `deep`er than it is, which looks alike.
+
+        Older refusals tell of another limit then.
+        """
         while len(self._told) > 1:
             self._told.popleft()
         self._least_depth = 0
         if deep:
             self._depth, self.depth_known = max(self._depth, LIKELY), False
+        else:
+            self._depth = min(self._depth, LIKELY)
 
     def disprove(self) -> None:
         """A pace below the guess was refused: it is deeper, if the limit stands still."""
