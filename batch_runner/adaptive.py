@@ -22,6 +22,7 @@ COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to
 MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
 ROAD, FEWEST_ON_ROAD = 0.1, 2  # of those in flight may be on the way there or back
 HEADROOM = 1.5  # pace where places count, in shares of the one in use: they fill up gradually
+OVERTAKEN = 0.5  # of the time to a refusal: attempts begun so shortly before may be refused yet
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
 TIGHT = 1.15  # above the lower bound; a guess refused so near to it was of the wrong depth
@@ -54,7 +55,7 @@ class Ticket(NamedTuple):
     others: int
     """Attempts in flight when it began."""
     before: int
-    """Attempts begun before it since the last refusal: if it is refused first, they got in."""
+    """Attempts begun before it since the last refusal: most got in if it is refused first."""
     most: int
     """The most others that any of those had."""
     again: bool
@@ -84,7 +85,7 @@ class AdaptiveLimit:
       little more is tried, and soon a lot more if the limit itself has moved: none is held for ever.
     - Refusals of attempts begun before the last one was heard belong to the same episode.
     - If nothing got in since the last refusal it is an outage: the pause grows, and the pace is
-      taken back only until something gets in.
+      taken back only until something gets in. Likewise if it is not sure that something did.
     - Refusals that do not follow the load are not heeded: each of them doubles the pace, until more
       load brings more of them (see `Doubt`).
     - An endpoint that refuses nothing but answers no faster is not pressed further (see `Gain`).
@@ -105,6 +106,7 @@ class AdaptiveLimit:
         self._held_at = self._hold_until = self._still_until = -math.inf
         self._bucket = Bucket(now)
         self._episode = self._outages = 0
+        self._set_out = now  # when the first attempt since the last refusal began
         self._refused_at: int | None = None  # others of the last refusal
         self._same = 0  # refusals in a row that look like a level
         self._needed = 1  # of them to believe it
@@ -143,6 +145,8 @@ class AdaptiveLimit:
         self._most = max(others, self._most)
         self._peak = max(others + 1, self._peak)
         self._begun += 1
+        if not ticket.before:
+            self._set_out = now
         self._doubt.begin()
         if now - self._tick_began >= 1:
             self._end_tick(now)
@@ -236,20 +240,26 @@ class AdaptiveLimit:
         if ticket.episode != self._episode:
             return retry_after_seconds or 0.0
         self._episode += 1
+        got_in = 0 if self._overtook(ticket, now) else ticket.before
         self._outages = 0 if ticket.before else self._outages + 1
         own_pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** max(0, self._outages - 1))
         pause = max(retry_after_seconds or 0.0, own_pause)
         if self.bounds.adaptive:
             was = self.limit
-            self._note(now, was, self._learn(ticket, now, pause))
+            self._note(now, was, self._learn(ticket, got_in, now, pause))
             self._gain.restart(self._level, now)
         self._refused_at = ticket.others
         self._most = 0
         self._new_tick(now)
         return pause
 
-    def _learn(self, ticket: Ticket, now: float, pause: float) -> str:
-        others, got_in = ticket.others, ticket.before
+    def _overtook(self, ticket: Ticket, now: float) -> bool:
+        """Whether those begun before it may yet be refused, as happens after a pause."""
+        on_the_way = now - ticket.began
+        return self._episode > 1 and ticket.began - self._set_out <= OVERTAKEN * on_the_way
+
+    def _learn(self, ticket: Ticket, got_in: int, now: float, pause: float) -> str:
+        others = ticket.others
         refuted = self._settled and self._pace <= min(
             self._cut_pace, TIGHT * self._bucket.guess().low
         )
