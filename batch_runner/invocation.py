@@ -1,13 +1,16 @@
 """The arguments that mean a job: kept with each run, to be typed again or taken up where they mean it."""
 
 import argparse
+import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
+from batch_runner.jobmapping import PATH_KEYS
 from batch_runner.journal import DamagedManifest, Manifest
 from batch_runner.redact import MASK, without_passwords
 
@@ -89,12 +92,15 @@ class Invocation:
             flags["input"] = [here(path) for path in paths]
         if isinstance(path := flags.get("output"), str):
             flags["output"] = here(path)
-        return replace(self, job=here(self.job) if self.job else None, flags=flags)
+        if self.job is not None:  # what `--set` says is seen from the folder of that file
+            return replace(self, job=here(self.job), flags=flags)
+        settings = (_with_paths(setting, here) for setting in self.settings)
+        return replace(self, flags=flags, settings=tuple(settings))
 
     def under(self, typed: "Invocation") -> "Invocation":
         """This one with what was typed now laid over it, by whatever flag or `--set` it says it."""
         said = {KEYS_OF_FLAGS[flag] for flag in typed.flags}
-        said |= {_key(setting) for setting in typed.settings}
+        said |= typed.keys_set()
         flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in said}
         settings = [setting for setting in self.settings if not _is_under(_key(setting), said)]
         stays_local = self.is_local and "endpoint.base_url" not in said
@@ -104,6 +110,14 @@ class Invocation:
             settings=(*settings, *typed.settings),
             is_local=typed.is_local or stays_local,
         )
+
+    def keys_set(self) -> set[str]:
+        """What `--set` says, whatever way the keys are spelled."""
+        return {_key(setting) for setting in self.settings}
+
+    def says(self, key: str) -> bool:
+        """A flag or `--set` gives the key, or all of a table that it stands in."""
+        return _is_under(key, {*self.keys_set(), *(KEYS_OF_FLAGS[flag] for flag in self.flags)})
 
     def for_readers(self) -> "Invocation":
         """Without what was masked and only a call would need."""
@@ -120,6 +134,20 @@ class Invocation:
             if any(MASK in item for item in (value if isinstance(value, list) else [value])):
                 yield f"--{flag.replace('_', '-')}"
         yield from (setting.partition("=")[0] for setting in self.settings if MASK in setting)
+
+
+def _with_paths(setting: str, here: Callable[[str], str]) -> str:
+    """The setting with its paths made others, if it says some."""
+    key = _key(setting)
+    if key not in PATH_KEYS:
+        return setting
+    text = setting.partition("=")[2].strip()
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    paths = [here(str(path)) for path in (value if isinstance(value, list) else [value])]
+    return f"{key}={json.dumps(paths if isinstance(value, list) else paths[0])}"
 
 
 def _key(setting: str) -> str:

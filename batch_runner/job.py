@@ -248,12 +248,14 @@ def giver(key: str, given_by: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A job without a file, as it was given: what describes it again to commands that call nobody."""
+    """A job without a file, as it was given: what describes it again, from any folder."""
 
     folder: Path
     """What relative paths in the tables mean."""
     tables: Mapping[str, Any]
     """With the environment of the time laid over them."""
+    left_out: tuple[str, ...] = ()
+    """Keys that may hold secrets, and that only a call needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,8 @@ def load_job(
     given_by: dict[str, str] = {}
     written = _output(tables)
     # What is given again had been laid over the environment of its time, flags and all.
-    for key, value, who in _laid_over(overrides, environment if given is None else {}):
+    environment = environment if given is None else {}
+    for key, value, who in _laid_over(overrides, environment):
         _lay(tables, key, value, who=who)
         given_by[_spelled(key)] = who
     _report_beside(tables, written, folder=folder, given_by=given_by)
@@ -116,14 +117,18 @@ _SECRET_KEYS = frozenset({"headers", "proxy", "authorization"})
 
 def _kept(tables: Mapping[str, Any], folder: Path) -> Given | None:
     """The tables without what only a call needs; None if a secret may be in them all the same."""
-    endpoint = tables.get("endpoint")
+    endpoint, left_out = tables.get("endpoint"), list[str]()
     if isinstance(endpoint, Mapping):
         public = {key: v for key, v in endpoint.items() if key not in _SECRET_KEYS}
+        for key in endpoint.keys() - public.keys():
+            value = endpoint[key]
+            parts = [f".{part}" for part in value] if isinstance(value, Mapping) else [""]
+            left_out += [f"endpoint.{key}{part}" for part in parts]
         tables = {**tables, "endpoint": public}
     text = json.dumps(tables, default=str)
     if _may_hold_secrets(tables) or without_passwords(text) != text:
         return None
-    return Given(folder=folder, tables=json.loads(text))
+    return Given(folder=folder, tables=json.loads(text), left_out=tuple(sorted(left_out)))
 
 
 def _may_hold_secrets(value: Any) -> bool:

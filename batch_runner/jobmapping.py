@@ -58,6 +58,10 @@ _PATHS = {
     "json": ("schema_file",),
     "notify": ("prometheus_textfile",),
 }
+PATH_KEYS = frozenset(
+    {"input.path"} | {f"{table}.{name}" for table, names in _PATHS.items() for name in names}
+)
+"""Keys whose values mean a file, seen from the job's folder."""
 _ELSEWHERE = {
     "input": "prompt.input",
     "instructions": "prompt.instructions",

@@ -59,6 +59,8 @@ def run_folder(name: str) -> Path | None:
     The one rule by which every command finds a run that is named by what it wrote.
     """
     path = Path(name)
+    if path.name in ("", ".."):  # a folder's own name is not in these
+        path = Path(os.path.realpath(name))
     if is_written(path):
         return path.with_name(path.name + SUFFIX)
     here = RunDirectory(path)

@@ -1,11 +1,13 @@
 """The job that wrote an output, where that output or its run folder stands in the place of a job."""
 
-from dataclasses import replace
+import os
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batch_runner.errors import UsageError
+from batch_runner.errors import JobError, UsageError
 from batch_runner.invocation import Invocation, last_invocation
-from batch_runner.job import Given
+from batch_runner.job import Given, JobSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.run_place import output_of, run_folder
 
@@ -14,50 +16,137 @@ READERS = ("status", "export", "reparse", "convert", "report", "verify")
 """Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
 
-def run_meant(typed: Invocation, *, command: str) -> Path | None:
-    """The run folder that is named by its output or itself: in the place of the job, or by `-o` alone.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meant:
+    """The job that arguments mean, whether they say it or name what it wrote."""
 
-    Never for `run`: a table behind it is more often meant as data than as the output of another run.
+    invocation: Invocation
+    """What to type to mean it again."""
+    over: Invocation
+    """What is laid over `given`; without it, all that describes the job."""
+    given: Given | None = None
+    """A job without a file as it was at its last run: relative paths and the environment of then."""
+    asked: str | None = None
+    """The endpoint of the last run, where nothing typed now says which one is to be asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """The last run of a folder that is named, and the arguments that began it."""
+
+    folder: Path
+    manifest: Manifest
+    invocation: Invocation
+
+    @property
+    def output(self) -> Path:
+        return output_of(self.folder)
+
+    @property
+    def given(self) -> Given | None:
+        kept = self.manifest.job.get("given")
+        if kept is None:
+            return None
+        left_out = tuple(kept.get("left_out", ()))
+        return Given(folder=Path(kept["folder"]), tables=kept["tables"], left_out=left_out)
+
+    @property
+    def alone(self) -> Meant:
+        """Without what is typed now."""
+        given = self.given
+        over = self.invocation if given is None else Invocation(is_local=self.invocation.is_local)
+        return Meant(invocation=self.invocation, over=over, given=given)
+
+    @property
+    def _in_words(self) -> str:
+        return "a job given by flags" if self.invocation.job is None else repr(self.invocation.job)
+
+    @property
+    def _since(self) -> str:
+        """What became of the output after it was written."""
+        wrote = self.manifest.job.get("output")
+        is_there = wrote is None or _is_same(Path(wrote), self.output)
+        return "" if is_there else "; since then it was copied or moved"
+
+    def check_writes(self, job: JobSpec, command: str) -> None:
+        """Raise UsageError unless `job` writes to the folder: else other rows would take its place."""
+        if not _is_same(job.run_path, self.folder):
+            raise UsageError(
+                f"{str(self.output)!r} was written by {self._in_words}, which writes "
+                f"{str(job.output_path)!r} today{self._since}",
+                hint=self._ways(command),
+            )
+
+    def gone(self, error: JobError, command: str) -> UsageError:
+        """For a job that is no job any more."""
+        return UsageError(
+            f"{str(self.output)!r} was written by a job that is no longer to be read: {error}{self._since}",
+            hint=self._ways(command),
+        )
+
+    def _ways(self, command: str) -> str:
+        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(str(self.output))}"
+        back = "" if self.invocation.job is None else "put the job file back, or "
+        return f"{back}name a job for it: batch-runner {command} {named}"
+
+
+def author_named(typed: Invocation, *, command: str) -> Author | None:
+    """Of the output or run folder that is named: in the place of the job, or by `-o` alone.
+
+    None where none is, and where nobody knows what began its run. Never for `run`: a table behind
+    it is more often meant as data than as the output of another run.
     """
     name = typed.job
     if name is None and typed.flags.keys() <= {"output"}:
         output = typed.flags.get("output")
         name = output if isinstance(output, str) else None
-    return None if name is None or command == "run" else run_folder(name)
+    folder = None if name is None or command == "run" else run_folder(name)
+    manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
+    if folder is None or not isinstance(manifest, Manifest):
+        return None
+    before = last_invocation(manifest)
+    if command in READERS:
+        if before is None and "given" in manifest.job:  # from Python: nothing was typed
+            before = Invocation()
+        before = None if before is None else before.for_readers()
+    return None if before is None else Author(folder=folder, manifest=manifest, invocation=before)
 
 
-def given_before(folder: Path) -> Given | None:
-    """The job of this run folder, if it has no file and nothing of it had to be left out."""
-    manifest = read_manifest(RunDirectory(folder).manifest)
-    kept = manifest.job.get("given") if isinstance(manifest, Manifest) else None
-    return None if kept is None else Given(folder=Path(kept["folder"]), tables=kept["tables"])
-
-
-def begun_with(folder: Path, *, command: str) -> Invocation | None:
-    """The arguments of the last run in the folder; None where no command line began it."""
-    manifest = read_manifest(RunDirectory(folder).manifest)
-    before = last_invocation(manifest, output=Path.cwd() / output_of(folder))
-    return before.for_readers() if before is not None and command in READERS else before
-
-
-def taken_up(before: Invocation, typed: Invocation, folder: Path, *, command: str) -> Invocation:
+def taken_up(author: Author, typed: Invocation, *, command: str) -> Meant:
     """The arguments of the last run, and over them what is typed beside the name of its folder.
 
     Raises UsageError for what was not kept, as it may be a secret, and for a second output.
     """
     other = typed.flags.get("output")
-    if isinstance(other, str) and Path(other).resolve() != output_of(folder).resolve():
+    is_other = isinstance(other, str) and Path(other).resolve() != author.output.resolve()
+    if is_other or replace(typed, flags={}).says("output.path"):
+        what, name = f"-o {other!r}" if is_other else "--set output.path", typed.job or other
         raise UsageError(
-            f"-o {other!r}: {typed.job!r} says already which run is meant",
-            hint="leave one of them out",
+            f"{what}: {name!r} says already which run is meant", hint="leave one of them out"
         )
     flags = {flag: value for flag, value in typed.flags.items() if flag != "output"}
     named = replace(typed, job=None, flags=flags)
+    before, given = author.invocation, author.given
     meant = before.under(named)
-    if hidden := {*meant.masked()} - {*named.masked()}:
+    if given is None:
+        hidden = {*meant.masked()} - {*named.masked()}
+    else:
+        hidden = {name for name in given.left_out if not named.says(name)}
+        hidden = set() if command in READERS else hidden
+    if hidden:
         names = ", ".join(sorted(hidden))
         raise UsageError(
             f"{typed.job or other!r}: its run was told what may be a secret and is not kept: {names}",
             hint=f"say that again, or name the job that wrote it: batch-runner {command} {before}",
         )
-    return meant
+    is_said = meant.is_local or named.says("endpoint.base_url")
+    return Meant(
+        invocation=meant,
+        over=meant if given is None else replace(named, is_local=meant.is_local),
+        given=given,
+        asked=None if is_said else author.manifest.extra.get("base_url"),
+    )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -9,93 +9,84 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batch_runner.commands.author import READERS, begun_with, given_before, run_meant, taken_up
+from batch_runner.commands.author import READERS, Meant, author_named, taken_up
 from batch_runner.concurrency import Concurrency
 from batch_runner.errors import JobError, UsageError
 from batch_runner.invocation import PATH_FLAGS, Invocation, last_invocation
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
-from batch_runner.run_place import SUFFIX, is_written, output_of, run_folder
+from batch_runner.run_place import SUFFIX, is_written, run_folder
 
 
 @contextmanager
 def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
     """The job that the arguments describe; with `--local`, while the local endpoint runs."""
-    if (job := _given_before(arguments)) is not None:
-        yield job
-        return
-    invocation = _meant(arguments)
+    meant = _meant(arguments)
     # Read once before a model is loaded, so that a mistake in the job shows at once.
-    job = _loaded(invocation, arguments.command)
-    if not invocation.is_local or arguments.command in READERS:
-        yield replace(job, typed=str(invocation))
+    job = _loaded(meant, arguments.command)
+    if _calls(arguments) and meant.asked not in (None, job.endpoint.base_url):
+        raise UsageError(
+            f"the last run asked {meant.asked}, and the job asks {job.endpoint.base_url} today",
+            hint="--base-url says which of them is meant",
+        )
+    typed = str(meant.invocation)
+    if not meant.over.is_local or arguments.command in READERS:
+        yield replace(job, typed=typed)
         return
     from batch_runner.local import LocalEndpoint
 
     with LocalEndpoint() as endpoint:
-        job = _loaded(invocation, arguments.command, url=endpoint.url)
+        job = _loaded(meant, arguments.command, url=endpoint.url)
         if job.limits.concurrency == Concurrency.parse("auto"):
             # It queues what it cannot serve and never says 429: nothing would stop the growth.
             fixed = Concurrency.parse(endpoint.slots)
             job = replace(job, limits=replace(job.limits, concurrency=fixed))
-        yield replace(job, typed=str(invocation))
+        yield replace(job, typed=typed)
 
 
-def _given_before(arguments: argparse.Namespace) -> JobSpec | None:
-    """For whoever calls nobody: the job without a file whose output or run folder is named."""
-    typed = Invocation.of(arguments)
-    folder = run_meant(typed, command=arguments.command)
-    kept = None if folder is None else given_before(folder)
-    if folder is None or kept is None or arguments.command not in READERS:
-        return None
-    output = Path.cwd() / output_of(folder)
-    flags = {**_values(typed), "output.path": str(output)}
-    job = load_job(None, Overrides(flags=flags, settings=typed.settings), given=kept)
-    before = begun_with(folder, command=arguments.command)
-    return replace(job, typed="" if before is None else str(before))
+def _calls(arguments: argparse.Namespace) -> bool:
+    """Rows are sent, which somebody pays for."""
+    command = arguments.command
+    return (
+        command == "retry"
+        or (command == "estimate" and bool(arguments.sample))
+        or (command == "check" and bool(arguments.probe))
+    )
 
 
-def _meant(arguments: argparse.Namespace) -> Invocation:
-    """What was typed, or what an output in the place of a job was last run with, and that over it."""
-    typed = Invocation.of(arguments)
-    folder = run_meant(typed, command=arguments.command)
-    before = None if folder is None else begun_with(folder, command=arguments.command)
-    if folder is None or before is None:
-        return typed
-    meant = taken_up(before, typed, folder, command=arguments.command)
+def _meant(arguments: argparse.Namespace) -> Meant:
+    """What was typed, or what an output in the place of a job was last run with, and that over it.
+
+    Raises UsageError where the job that wrote the output writes another one today: neither may that
+    one's rows take the place of those, nor be sent under its name.
+    """
+    typed, command = Invocation.of(arguments), arguments.command
+    author = author_named(typed, command=command)
+    if author is None:
+        return Meant(invocation=typed, over=typed)
+    meant = taken_up(author, typed, command=command)
     try:
-        job = _loaded(meant, arguments.command)
+        job = _loaded(meant, command)
     except JobError:
-        _check_readable(before, arguments.command, folder)
+        try:
+            _loaded(author.alone, command)
+        except JobError as error:
+            raise author.gone(error, command) from None
         raise  # of what is typed now
-    if job.run_path.resolve() != folder.resolve():  # the job file names another output today
-        output = Path.cwd() / output_of(folder)
-        meant = replace(meant, flags={**meant.flags, "output": str(output)})
+    author.check_writes(job, command)
     return meant
 
 
-def _check_readable(before: Invocation, command: str, folder: Path) -> None:
-    """Raise UsageError where the job of the last run in the folder is gone, or no job any more."""
-    try:
-        _loaded(before, command)
-    except JobError as error:
-        output = str(output_of(folder))
-        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(output)}"
-        raise UsageError(
-            f"{output!r} was written by a job that is no longer to be read: {error}",
-            hint=f"put it back, or name another job for it: batch-runner {command} {named}",
-        ) from None
-
-
-def _loaded(invocation: Invocation, command: str, *, url: str | None = None) -> JobSpec:
+def _loaded(meant: Meant, command: str, *, url: str | None = None) -> JobSpec:
     """`url` is the local endpoint's, once it runs."""
-    if invocation.job is not None:
-        _refuse_data(command, invocation.job)
-    flags = _values(invocation)
+    if meant.over.job is not None:
+        _refuse_data(command, meant.over.job)
+    flags = _values(meant.over)
     if url is not None:
         flags["endpoint.base_url"] = url
-    return load_job(invocation.job, Overrides(flags=flags, settings=invocation.settings))
+    overrides = Overrides(flags=flags, settings=meant.over.settings)
+    return load_job(meant.over.job, overrides, given=meant.given)
 
 
 def _values(invocation: Invocation) -> dict[str, Any]:
@@ -156,11 +147,12 @@ def local_stays_needed(arguments: argparse.Namespace) -> bool:
     """The run was local and the job asks another model without: its answers are not seen then."""
     from batch_runner.local import MODEL
 
-    invocation = _meant(arguments)
-    if not invocation.is_local:
+    meant = _meant(arguments)
+    if not meant.over.is_local:
         return False
+    elsewhere = replace(meant, over=replace(meant.over, is_local=False))
     try:
-        return _loaded(replace(invocation, is_local=False), arguments.command).model != MODEL
+        return _loaded(elsewhere, arguments.command).model != MODEL
     except JobError:
         return True  # it names no model
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -117,24 +116,6 @@ def test_an_output_can_be_named_from_another_folder(place):
     told = place.cli("report", "../q.csv", "--json")
     assert json.loads(told.out)["statuses"] == json.loads(shown)["statuses"]
     assert "1 to send" in place.cli("retry", "../q.csv.run", "--dry-run").err
-
-
-@pytest.mark.parametrize("how", [(), ("-o", "out.csv")])
-def test_an_output_that_was_moved_is_the_one_that_is_meant(place, how):
-    place.run(*how)
-    for name in ("out.csv", "out.csv.run", "out.csv.meta.json"):
-        (place.folder / name).rename(place.folder / "elsewhere" / name)
-    moved = place.output("elsewhere/out.csv")
-    told = place.cli("report", "elsewhere/out.csv")
-    assert "2 rows: 1 ok, 1 failed" in told.out
-    [words] = {
-        line.partition("batch-runner ")[2] for line in told.out.splitlines() if "-> " in line
-    }
-    assert "elsewhere/out.csv" in words
-    assert "1 done before" in place.cli(*shlex.split(words), "--dry-run").err
-    assert place.cli("export", "elsewhere/out.csv.run").code == 0
-    assert place.output("elsewhere/out.csv") == moved
-    assert not (place.folder / "out.csv").exists()
 
 
 def test_what_is_typed_now_wins_over_what_was_typed_then(place):
