@@ -5,15 +5,12 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
-from batch_runner.disk import explained
 from batch_runner.errors import ChangedRowsError
 from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
 from batch_runner.journal import Entry, Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
-from batch_runner.output_place import shows_rows
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
@@ -110,7 +107,7 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
 
     `about_to` says what would happen to them. What the output shows is for its meta file to tell.
     """
-    told, run_id = _answers_told(job)
+    told, run_id = answers_told(job)
     held = sum(n for (status, _), n in index.endings(range(len(index))).items() if status in _ENDED)
     if held >= (1 - MOST_CHANGED_SHARE) * told or not job.output_path.exists():
         return
@@ -123,35 +120,6 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
         hint=f"put {str(directory.segments)!r} back; --fresh sends and pays for every row, "
         "and another output.path, or -o, leaves this one alone",
     )
-
-
-def emptied(work: Work) -> str:
-    """A note where an input without a row empties an output that shows answers."""
-    told, _ = _answers_told(work.job)
-    if work.plan.rows or not told or not shows_rows(work.job):  # an export tells no meta file
-        return ""
-    return (
-        f"the input has no rows, and the output showed {many(told, 'answer')}: it is put aside as "
-        f"{str(_aside(work.job))!r}; once the rows are back, a run shows their answers again "
-        "without a call"
-    )
-
-
-def put_emptied_aside(work: Work) -> str:
-    """The output that an input without a row empties lies in the run directory; the note that says so.
-
-    The journal keeps the answers, but an output can be the last place that has the rows.
-    """
-    note = emptied(work)
-    if note:
-        with explained("move", work.job.output_path):
-            work.job.output_path.replace(_aside(work.job))
-    return note
-
-
-def _aside(job: JobSpec) -> Path:
-    """One place: a folder whose input is empty every other night does not fill up."""
-    return job.run_path / f"emptied-{job.output_path.name}"
 
 
 def other_model(work: Work) -> str:
@@ -186,7 +154,7 @@ def _answers(index: Index, numbers: Iterable[int]) -> int:
     return sum(n for (status, _), n in index.endings(numbers).items() if status in ANSWERED)
 
 
-def _answers_told(job: JobSpec) -> tuple[int, str]:
+def answers_told(job: JobSpec) -> tuple[int, str]:
     """How many different answers the output shows at least, and the run that said so."""
     try:
         meta = json.loads(job.meta_path.read_bytes())

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from batch_runner.changes import changed_rows, emptied, other_endpoint, other_model
+from batch_runner.changes import changed_rows, other_endpoint, other_model
+from batch_runner.emptied import emptied
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
@@ -141,7 +142,7 @@ def check(job: JobSpec) -> CheckReport:
         refused = refusal(work)
         if refused is None and (note := other_model(work)):
             work.warnings.append(note)
-        work.warnings += filter(None, (other_endpoint(work), emptied(work)))
+        work.warnings += filter(None, (other_endpoint(work), "" if refused else emptied(work)))
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         counter = counter_for(job.model)
         bodies = [json.loads(request.body) for request in shown]

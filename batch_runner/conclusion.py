@@ -9,8 +9,8 @@ from pathlib import Path
 from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
-from batch_runner.changes import put_emptied_aside
 from batch_runner.dispatch import Dispatch
+from batch_runner.emptied import keep_emptied
 from batch_runner.errors import BatchRunnerError, ExitCode, StorageError
 from batch_runner.export import Exported, export
 from batch_runner.findings import gather
@@ -54,7 +54,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
                 raise
             summary.warnings.append(str(error))
         return summary
-    if emptied := put_emptied_aside(work):
+    if emptied := keep_emptied(work):
         summary.warnings.append(emptied)
     exported = fresh_export(work) if dispatch is None else None
     if exported is None:

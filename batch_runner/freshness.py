@@ -37,7 +37,7 @@ def remember_export(work: Work, exported: Exported) -> None:
     now = manifest_of(work)
     mark = {
         "made_from": _made_from(work),
-        "output": identity_of(_outputs(work)),
+        "output": identity_of(outputs(work)),
         "statuses": {str(status): n for status, n in exported.statuses.items()},
         "codes": dict(exported.codes),
         "examples": exported.examples.told,
@@ -56,7 +56,7 @@ def fresh_export(work: Work) -> Exported | None:
     if (
         mark is None
         or mark["made_from"] != _made_from(work)
-        or mark["output"] != identity_of(_outputs(work))
+        or mark["output"] != identity_of(outputs(work))
     ):
         return None
     statuses = Counter({RowStatus(name): count for name, count in mark["statuses"].items()})
@@ -69,7 +69,8 @@ def fresh_export(work: Work) -> Exported | None:
     )
 
 
-def _outputs(work: Work) -> list[Path]:
+def outputs(work: Work) -> list[Path]:
+    """The files that an export to the job's own output writes."""
     path = work.job.output_path
     return [path, failures_path(path)] if is_batch(work.table, path) else [path]
 

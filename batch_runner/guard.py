@@ -14,6 +14,7 @@ from batch_runner.changes import (
     find_changes,
     other_model,
 )
+from batch_runner.emptied import check_records_are_readable
 from batch_runner.errors import ChangedRowsError, UsageError
 from batch_runner.job import JobSpec
 from batch_runner.output_place import check_writable
@@ -56,6 +57,7 @@ def refusal(work: Work) -> UsageError | None:
     """Why `run` would not start, without options that allow more."""
     try:
         check_writable(work.job)
+        check_records_are_readable(work)
         check_paid_rows(work, work.plan)
         check_route(work.job)
         if work.job.limits.max_cost is not None:

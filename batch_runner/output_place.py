@@ -111,7 +111,7 @@ def check_replaceable(
     `names` are columns that the table adds: what is there has them, or most likely other hands
     wrote it. A job may add others today than last time, so not all of them are asked for.
     """
-    if _is_filled(path):
+    if is_filled(path):
         if path.suffix == ".tsv":
             delimiter = None
         found = names_in(path, encoding=encoding, delimiter=delimiter)
@@ -122,14 +122,15 @@ def check_replaceable(
 def check_report_replaceable(path: Path, *, place: str) -> None:
     """Raise JobError where a report would take the place of a file that is none, or cannot lie."""
     _check_folder(path, place=place)
-    if _is_filled(path):
+    if is_filled(path):
         with explained("read", path), path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         if REPORT_MARK not in head:
             raise _foreign(path, place)
 
 
-def _is_filled(path: Path) -> bool:
+def is_filled(path: Path) -> bool:
+    """A file lies there and holds something."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -144,19 +145,6 @@ def names_in(
         return next((row.values for row in table.rows(on_bad=ignore)), {})
     except InputError:
         return ()
-
-
-def shows_rows(job: JobSpec) -> bool:
-    """The output holds more than a header; or something that nobody can read, which may be more."""
-    path = job.output_path
-    if not _is_filled(path):
-        return False
-    delimiter = None if path.suffix == ".tsv" else job.input.delimiter
-    try:
-        table = open_table([path], encoding=job.input.encoding, delimiter=delimiter)
-        return next(table.rows(on_bad=ignore), None) is not None
-    except InputError:
-        return True
 
 
 def _foreign(path: Path, place: str) -> JobError:

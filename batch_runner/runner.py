@@ -14,6 +14,7 @@ from batch_runner.budget import Budget
 from batch_runner.changes import MOST_CHANGED_SHARE, changed_rows
 from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
+from batch_runner.emptied import check_records_are_readable
 from batch_runner.errors import BatchRunnerError
 from batch_runner.expectation import recall
 from batch_runner.fingerprint import fingerprint
@@ -188,6 +189,8 @@ def _done_before(work: Work) -> int:
 
 def _changed(work: Work, options: RunOptions) -> Collection[int]:
     """The changed rows that are to be sent. Raises ChangedRowsError where that must not be."""
+    if options.on_change is not OnChange.RERUN:
+        check_records_are_readable(work)
     if options.fresh:
         return ()
     if options.on_change is OnChange.RERUN:

@@ -10,10 +10,10 @@ from batch_runner.changes import (
     check_nothing_vanishes,
     find_changes,
     other_model,
-    put_emptied_aside,
 )
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json
+from batch_runner.emptied import check_records_are_readable, keep_emptied
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.work import Work
 
@@ -42,8 +42,9 @@ def export(arguments: argparse.Namespace) -> int:
             log.warning("note: %s", note, extra={"event": "note"})
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
+            check_records_are_readable(work)
             claim_output(work)
-            if emptied := put_emptied_aside(work):
+            if emptied := keep_emptied(work):
                 log.warning("note: %s", emptied, extra={"event": "note"})
         if arguments.command == "reparse":
             from batch_runner.reparse import reparse
