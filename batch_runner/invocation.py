@@ -3,20 +3,23 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
 from batch_runner.jobmapping import PATH_KEYS
 from batch_runner.journal import DamagedManifest, Manifest
-from batch_runner.redact import MASK, without_passwords
+from batch_runner.redact import MASK, holds_secret_names, names_a_secret, without_passwords
 
 
 PATH_FLAGS = ("input", "output")
-_SECRET_SETTINGS = (("endpoint", "headers"), ("endpoint", "proxy"), ("request", "tools"))
+_SECRET_SETTINGS = (("endpoint", "proxy"), ("request", "tools"))
+"""Besides those whose names say so."""
 _OF_A_CALL = "endpoint"
 """The table whose values matter to nobody who makes no call."""
 
@@ -75,11 +78,12 @@ class Invocation:
             for item in value if isinstance(value, list) else [value]:
                 words += [f"--{flag.replace('_', '-')}", item]
         words += ["--local"] if self.is_local else []
+        words = [*map(without_passwords, words)]
         for setting in self.settings:
-            key, _, _ = setting.partition("=")
-            is_secret = tuple(steps_of(key)[:2]) in _SECRET_SETTINGS
-            words += ["--set", f"{key}={MASK}" if is_secret else setting]
-        return shlex.join(map(without_passwords, words))
+            masked = f"{setting.partition('=')[0]}={MASK}"
+            is_secret = _may_be_secret(setting)
+            words += ["--set", masked if is_secret else without_passwords(setting)]
+        return shlex.join(words)
 
     def seen_here(self, folder: Path) -> "Invocation":
         """As it was typed in `folder`, with paths that mean the same in this one."""
@@ -141,13 +145,28 @@ def _with_paths(setting: str, here: Callable[[str], str]) -> str:
     key = _key(setting)
     if key not in PATH_KEYS:
         return setting
-    text = setting.partition("=")[2].strip()
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _value(setting)
     paths = [here(str(path)) for path in (value if isinstance(value, list) else [value])]
     return f"{key}={json.dumps(paths if isinstance(value, list) else paths[0])}"
+
+
+def _may_be_secret(setting: str) -> bool:
+    """By the names in it; a table that is no TOML is looked at as text."""
+    steps, value = steps_of(setting.partition("=")[0]), _value(setting)
+    if tuple(steps[:2]) in _SECRET_SETTINGS or any(map(names_a_secret, steps)):
+        return True
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        return any(map(names_a_secret, re.split(r"[^\w-]+", value)))
+    return holds_secret_names(value)
+
+
+def _value(setting: str) -> Any:
+    """As a job has it: TOML, else text."""
+    text = setting.partition("=")[2].strip()
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _key(setting: str) -> str:

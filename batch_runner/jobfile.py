@@ -16,7 +16,7 @@ from batch_runner.errors import JobError, UsageError
 from batch_runner.job import COMMAND_LINE, DEFAULT_BASE_URL, Given, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
-from batch_runner.redact import without_passwords
+from batch_runner.redact import holds_secret_names, names_a_secret, without_passwords
 from batch_runner.values import looks_like_a_key
 
 
@@ -112,32 +112,32 @@ def load_job(
     return replace(job, given=kept)
 
 
-_SECRET_KEYS = frozenset({"headers", "proxy", "authorization"})
-
-
 def _kept(tables: Mapping[str, Any], folder: Path) -> Given | None:
     """The tables without what only a call needs; None if a secret may be in them all the same."""
     endpoint, left_out = tables.get("endpoint"), list[str]()
     if isinstance(endpoint, Mapping):
-        public = {key: v for key, v in endpoint.items() if key not in _SECRET_KEYS}
+        public = {
+            key: value
+            for key, value in endpoint.items()
+            if key != "proxy" and not names_a_secret(key)
+        }
         for key in endpoint.keys() - public.keys():
             value = endpoint[key]
             parts = [f".{part}" for part in value] if isinstance(value, Mapping) else [""]
             left_out += [f"endpoint.{key}{part}" for part in parts]
         tables = {**tables, "endpoint": public}
     text = json.dumps(tables, default=str)
-    if _may_hold_secrets(tables) or without_passwords(text) != text:
+    if holds_secret_names(tables) or _has_secrets(tables) or without_passwords(text) != text:
         return None
     return Given(folder=folder, tables=json.loads(text), left_out=tuple(sorted(left_out)))
 
 
-def _may_hold_secrets(value: Any) -> bool:
+def _has_secrets(value: Any) -> bool:
     """Each text is looked at by itself: the escapes of JSON would hide what it begins with."""
     if isinstance(value, Mapping):
-        named = any(str(key).lower() in _SECRET_KEYS for key in value)
-        return named or any(_may_hold_secrets(part) for part in value.values())
+        return any(map(_has_secrets, value.values()))
     if isinstance(value, list | tuple):
-        return any(_may_hold_secrets(part) for part in value)
+        return any(map(_has_secrets, value))
     text = str(value)
     return without_passwords(text) != text
 

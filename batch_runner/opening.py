@@ -4,7 +4,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -12,6 +12,7 @@ from batch_runner.attachments import read_attachment
 from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
+from batch_runner.errors import JobError
 from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
     Holder,
@@ -62,7 +63,11 @@ def open_work(
     everything that is wrong with job, input or output.
     """
     started_at = time.time()
+    _check_names("the job file", [job.origin])
+    _check_names(job.place("input.path"), job.input.path)
+    _check_names(job.place("output.path"), [str(job.output_path), job.output.report or ""])
     table = open_input(job)
+    _check_names(job.place("input.path"), map(str, table.paths))
     input_identity = identity_of(table.paths)
     check_output(job, table)
     builder = _open_builder(job, table)
@@ -120,6 +125,18 @@ def _open_builder(job: JobSpec, table: Table) -> PromptBuilder:
         hint = _delimiter_hint(table.header)
         builder.check_columns(table.header, source=str(table.paths[0]), hint=hint)
     return builder
+
+
+def _check_names(place: str, paths: Iterable[str]) -> None:
+    """Raise JobError for a path that is no UTF-8: neither journal nor meta file could name it."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise JobError(
+                f"{place}: {path!r} is no UTF-8",
+                hint="rename the file or folder, or choose another",
+            ) from None
 
 
 def open_input(job: JobSpec) -> Table:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 MASK = "[redacted]"
@@ -16,6 +16,24 @@ _PATTERNS = (
     re.compile(r"(?i)\b(?:api[-_]?key|access[-_]?token)[\"']?\s*[=:]\s*[\"']?[^\s\"'&,}]{6,}"),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
 )
+
+
+_SECRET_NAME = re.compile(
+    r"(?i)(?!.*_env$).*(?:authori[sz]ation|api[-_. ]?key|passw|secret|headers|token$)", re.DOTALL
+)
+"""`max_output_tokens` is none, nor is `api_key_env`, which says where a secret lies."""
+
+
+def names_a_secret(name: object) -> bool:
+    """The value under a key of this name may be a secret, whatever it looks like."""
+    return _SECRET_NAME.match(str(name).strip()) is not None
+
+
+def holds_secret_names(value: object) -> bool:
+    """A key somewhere in the value looks like the name of a secret."""
+    if isinstance(value, Mapping):
+        return any(names_a_secret(k) or holds_secret_names(v) for k, v in value.items())
+    return isinstance(value, list | tuple) and any(map(holds_secret_names, value))
 
 
 def without_passwords(text: str) -> str:

@@ -243,3 +243,16 @@ def test_a_local_run_given_by_flags_is_local_again_when_its_output_is_named(plac
     assert "1 to send, 1 left alone" in place.cli("retry", "out1.csv").err
     assert begun[0].url != begun[1].url
     assert begun[1].asked == [MODEL]
+
+
+@pytest.mark.parametrize("by_flags", [True, False])
+def test_a_secret_in_a_parameter_is_neither_kept_nor_left_out_of_what_is_sent(place, by_flags):
+    flags = ("-i", "in.csv", "-p", "Say {{ body }}", "-o", "out1.csv", "-m", "m1")
+    setting = ("--set", 'request.extra_body={gate_token="s3cret-s3cret"}')
+    place.run(*(flags if by_flags else ("m.toml",)), *setting, url=place.server.url)
+    for file in (place.folder / "out1.csv.run").glob("manifest*"):
+        assert "s3cret" not in file.read_text()
+    told = place.cli("status", "out1.csv")
+    assert "s3cret" not in told.out + told.err
+    assert place.cli("retry", "out1.csv").code == 2
+    assert not place.sent()
