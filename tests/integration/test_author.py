@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from batch_runner.faultserver import running
+from batch_runner.jobfile import Overrides, load_job
 from batch_runner.local import MODEL
+from batch_runner.runner import run
 
 
 JOB = """
@@ -254,5 +256,21 @@ def test_a_secret_in_a_parameter_is_neither_kept_nor_left_out_of_what_is_sent(pl
         assert "s3cret" not in file.read_text()
     told = place.cli("status", "out1.csv")
     assert "s3cret" not in told.out + told.err
+    assert place.cli("retry", "out1.csv").code == 2
+    assert not place.sent()
+
+
+def test_an_output_of_a_job_made_in_python_is_reported_by_name_and_not_sent_again(
+    place, monkeypatch
+):
+    monkeypatch.chdir(place.folder)
+    flags = {
+        "input.path": "in2.csv", "output.path": "out1.csv", "prompt.input": "Say {{ body }}",
+        "request.model": "m1", "endpoint.base_url": place.server.url,
+    }  # fmt: skip
+    run(load_job(None, Overrides(flags=flags)))
+    place.sent()
+    assert "2 rows: 2 ok" in place.cli("report", "out1.csv").out
+    assert place.cli("export", "out1.csv").code == 0
     assert place.cli("retry", "out1.csv").code == 2
     assert not place.sent()
