@@ -20,9 +20,13 @@ _HINTS = {
 
 
 class Breaker:
-    """Watches attempts and rows of one run; answers with the reason to stop, once there is one."""
+    """Watches attempts and rows of one run; answers with the reason to stop, once there is one.
 
-    def __init__(self) -> None:
+    `denied_hint` is the way out after 401s and 403s, where more is known than that the key is wrong.
+    """
+
+    def __init__(self, *, denied_hint: str = "") -> None:
+        self._denied_hint = denied_hint
         self._any_success = False
         self._denials = 0
         self._denied_rows: set[int] = set()
@@ -47,7 +51,7 @@ class Breaker:
         self._denied_rows.add(row)
         rows_needed = ACCESS_IN_A_ROW if self._any_success else 1
         if self._denials >= ACCESS_IN_A_ROW and len(self._denied_rows) >= rows_needed:
-            return _stop(problem.failure)
+            return _stop(problem.failure, hint=self._denied_hint)
         return None
 
     def row_failed(self, failure: Failure) -> RunStoppedError | None:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from batch_runner.logs import row_line
 from batch_runner.notify import ping_url
 from batch_runner.opening import open_work
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import requests
+from batch_runner.plan import requests, unfinished
 from batch_runner.progress import ProgressStyle, many
 from batch_runner.prospect import Prospect, prospect_of
-from batch_runner.records import Request, RowResult, RowStatus
+from batch_runner.records import ANSWERED, Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
 from batch_runner.tables import ignore
@@ -61,6 +61,8 @@ class CheckReport:
     tokens_exact: bool
     uncounted: frozenset[str]
     shown: tuple[Request, ...] = ()
+    probed: Request | None = None
+    """What a probe would send: the first row to send, or else the first that failed."""
     columns: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
@@ -146,9 +148,10 @@ def check(job: JobSpec) -> CheckReport:
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         counter = counter_for(job.model)
         bodies = [json.loads(request.body) for request in shown]
+        prospect = prospect_of(plan, work.replay.index, changed=changed_rows(work))
         return CheckReport(
             job=job.name,
-            prospect=prospect_of(plan, work.replay.index, changed=changed_rows(work)),
+            prospect=prospect,
             first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
             dedupe=plan.dedupe,
             input=_files(work.table.paths),
@@ -163,6 +166,7 @@ def check(job: JobSpec) -> CheckReport:
             tokens_exact=counter.exact,
             uncounted=frozenset().union(*map(uncounted, bodies)),
             shown=shown,
+            probed=shown[0] if prospect.to_send else _first_failed(work),
             columns=plan.columns,
             warnings=(*work.warnings, *_notes(job)),
         )
@@ -176,6 +180,8 @@ class ProbeReport:
     key_source: str
     request: Request | None
     """None when no row is left to do."""
+    is_repeat: bool
+    """No row was left to send, and this is one that failed before."""
     result: RowResult | None
     summary: RunSummary
 
@@ -192,24 +198,39 @@ class ProbeReport:
         if self.request is None:
             yield "--- probe: no row is left to do"
             return
-        yield f"--- probe: POST {self.url}"
+        name = f" ({self.request.label})" if self.request.label else ""
+        before = ", which failed before: no other row is left to send" if self.is_repeat else ""
+        yield f"--- probe: row {self.request.row + 1:,}{name}{before}"
+        yield f"POST {self.url}"
         if not self.key_source.startswith("no key"):
             yield f"authorization: Bearer {MASK} ({self.key_source})"
         yield "content-type: application/json"
         yield _readable(json.loads(self.request.body), whole=whole)
         if self.result is None:
             yield f"--- no answer: {self.summary.stop_reason}"
+            yield from [f"hint: {self.summary.hint}"] * bool(self.summary.hint)
             return
         yield f"--- {row_line(self.result)}"
         if self.result.reply is not None:
             yield _readable(self.result.reply, whole=whole)
         elif self.result.ending.text:
             yield self.result.ending.text if whole else _cut(self.result.ending.text)
+        yield f"--- kept: {self._kept()}"
+
+    def _kept(self) -> str:
+        """What stays of the probe, besides what it shows."""
+        has_answer = self.result is not None and self.result.status in ANSWERED
+        words = "the answer, for which no run pays again" if has_answer else "how the row ended"
+        left = self.summary.statuses[RowStatus.PENDING]
+        pending = f" (with {many(left, 'row')} not answered yet)" if left else ""
+        written = f"; {self.summary.output} is written{pending}" if self.summary.output else ""
+        return words + written
 
     def to_json(self) -> dict[str, Any]:
         request, result = self.request, self.result
         return {
             "url": self.url,
+            "row": None if request is None else request.row + 1,
             "request": None if request is None else json.loads(request.body),
             "status": None if result is None else str(result.status),
             "error_code": None if result is None else result.code,
@@ -220,17 +241,27 @@ class ProbeReport:
 
 
 def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
-    """The first row that is to be sent has been; it is kept like any finished row."""
+    """The first row that is to be sent has been, or else the first that failed.
+
+    It is kept like any finished row.
+    """
     from batch_runner.run_options import RunOptions  # noqa: PLC0415  # check itself sends nothing
     from batch_runner.runner import run  # noqa: PLC0415  # likewise
 
     answers: list[RowResult] = []
-    options = RunOptions(limit=1, on_result=answers.append, progress=ProgressStyle.OFF)
+    is_repeat = checked.probed is not None and not checked.to_send
+    options = RunOptions(
+        limit=1,
+        on_result=answers.append,
+        progress=ProgressStyle.OFF,
+        wanted=_failed if is_repeat else unfinished,
+    )
     summary = run(job, options)
     return ProbeReport(
         url=f"{job.endpoint.base_url}/responses",
         key_source=checked.key_source,
-        request=checked.shown[0] if checked.to_send else None,
+        request=checked.probed,
+        is_repeat=is_repeat,
         result=answers[0] if answers else None,
         summary=summary,
     )
@@ -260,6 +291,19 @@ def _requests(work: Work) -> Iterator[Request]:
         return requests(work.plan, work.table, work.builder, work.replay.index)
     rows = work.table.rows(columns=work.builder.columns, on_bad=ignore)
     return (built for row in rows if isinstance(built := work.builder.build(row), Request))
+
+
+def _failed(status: RowStatus, _code: str | None) -> bool:
+    return status is RowStatus.FAILED
+
+
+def _first_failed(work: Work) -> Request | None:
+    """What the first row asks for that failed and that no run sends by itself; None without one."""
+    plan = replace(work.plan)
+    plan.choose(work.replay.index, _failed)
+    if not plan.to_send:
+        return None
+    return next(requests(plan, work.table, work.builder, work.replay.index), None)
 
 
 def _readable(value: Any, *, whole: bool) -> str:

@@ -110,6 +110,7 @@ class Client:
         idempotency_header: str | None = None,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        breaker: Breaker | None = None,
     ) -> None:
         self._endpoint = Endpoint(
             base_url=base_url,
@@ -136,7 +137,7 @@ class Client:
         self._idempotency_header = idempotency_header
         self._wall_clock = wall_clock
         self._jitter = jitter
-        self._breaker = Breaker()
+        self._breaker = breaker or Breaker()
         self._draining = False
         self._broken_off = False
         self._leaves_background = False

@@ -14,11 +14,13 @@ import anyio.to_thread
 
 from batch_runner import __version__, logs
 from batch_runner.bill import Biller, is_priced
+from batch_runner.breaker import Breaker
 from batch_runner.budget import Budget
 from batch_runner.client import Client
 from batch_runner.errors import BatchRunnerError, InputError, RunStoppedError, StorageError
 from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
+from batch_runner.jobfile import key_source
 from batch_runner.journal import Intent, Journal
 from batch_runner.limiter import Limiter
 from batch_runner.open_files import SPARE, make_room
@@ -338,7 +340,18 @@ class Dispatch:
             pending=lambda request: self.pending.get(request.key),
             schema=self.schema,
             on_invalid=self.job.json.on_invalid,
+            breaker=Breaker(denied_hint=_denied_hint(self.job, self.key)),
         )
+
+
+def _denied_hint(job: JobSpec, key: str | None) -> str:
+    """The way out after a 401 or 403 to somebody who sent no key, and may not know it."""
+    if key is not None:
+        return ""
+    return (
+        f"no key was sent{key_source(job, key).removeprefix('no key')}; if the endpoint takes one, "
+        'name the variable that holds it: api_key_env = "..." under [endpoint]'
+    )
 
 
 def _next_block(requests: Iterator[Request]) -> list[Request]:

@@ -34,6 +34,8 @@ class Outset:
     """Rows that take the answer of an equal row; not among `endings`."""
     made_of: str | None = None
     """Of the plan: see `parts_of_plan`."""
+    files: list[list[Any]] | None = None
+    """The input that was counted (`identity_of`): the manifest's own is that of the last calls."""
     endings: Endings = field(default_factory=Counter)
     """Failed ones without a code have no request."""
 
@@ -44,11 +46,19 @@ class Outset:
             "to_send": self.to_send,
             "sharing": self.sharing,
             "made_of": self.made_of,
+            "files": self.files,
             "endings": [[str(status), code, n] for (status, code), n in self.endings.items()],
         }
 
 
-def outset_of(plan: Plan, index: Index, *, run_id: str, made_of: str | None = None) -> Outset:
+def outset_of(
+    plan: Plan,
+    index: Index,
+    *,
+    run_id: str,
+    made_of: str | None = None,
+    files: list[list[Any]] | None = None,
+) -> Outset:
     """Of a run that is about to send what the plan wants."""
     return Outset(
         run_id=run_id,
@@ -56,6 +66,7 @@ def outset_of(plan: Plan, index: Index, *, run_id: str, made_of: str | None = No
         to_send=plan.to_send,
         sharing=plan.copies,
         made_of=made_of,
+        files=files,
         endings=endings_of(plan, index, copies=False),
     )
 
@@ -84,6 +95,7 @@ def read_outset(manifest: Manifest | DamagedManifest | None) -> Outset | None:
             to_send=int(fields["to_send"]),
             sharing=int(fields["sharing"]),
             made_of=fields.get("made_of"),
+            files=fields.get("files"),
             endings=Counter({(RowStatus(s), code): n for s, code, n in fields["endings"]}),
         )
     except (KeyError, TypeError, ValueError):

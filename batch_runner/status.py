@@ -14,7 +14,7 @@ from batch_runner.disk import identity_of
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.journal import Holder, Manifest, is_locked
 from batch_runner.money_view import CAUSES, bound_words
-from batch_runner.outset import Endings
+from batch_runner.outset import Endings, Outset
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration, many, percent, tokens_in_words
@@ -295,7 +295,7 @@ def read_status(
         lost=len(gauge.lost(is_running=holder is not None)),
         holder=holder,
         ended_in_order=gauge.ended_in_order,
-        input_changed=manifest is not None and _is_changed(manifest),
+        input_changed=manifest is not None and _is_changed(manifest, outset),
         damaged=gauge.damaged,
         rows_per_second=_rows_per_second(gauge, now) if holder else None,
         last_row_at=gauge.finished[-1] if gauge.finished else None,
@@ -328,8 +328,10 @@ def _rows_per_second(gauge: Gauge, now: float) -> float | None:
     return sum(moment >= since for moment in gauge.finished) / (now - since)
 
 
-def _is_changed(manifest: Manifest) -> bool:
-    before = manifest.input.get("files", [])
+def _is_changed(manifest: Manifest, outset: Outset | None) -> bool:
+    """The input is no longer the one whose rows are shown."""
+    counted = None if outset is None else outset.files
+    before = manifest.input.get("files", []) if counted is None else counted
     return bool(before) and identity_of([Path(file[0]) for file in before if file]) != before
 
 

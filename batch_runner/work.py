@@ -121,7 +121,11 @@ def _outset(work: Work) -> Outset:
     """Taken once: from the first call on, the index knows results of this run."""
     if work.outset is None:
         work.outset = outset_of(
-            work.plan, work.replay.index, run_id=work.run_id, made_of=work.plan_made_of
+            work.plan,
+            work.replay.index,
+            run_id=work.run_id,
+            made_of=work.plan_made_of,
+            files=work.input_identity,
         )
     return work.outset
 

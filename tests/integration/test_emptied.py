@@ -228,3 +228,15 @@ def test_the_failures_of_a_batch_are_kept_as_well(place, command):
     assert ran.code == 0, ran.err
     assert place.kept() == {"emptied-out.jsonl": answered, "emptied-out.errors.jsonl": failed}
     assert not (place.folder / "out.errors.jsonl").exists()
+
+
+def test_status_after_an_emptied_output_speaks_of_the_input_of_now(place):
+    place.write(ROWS)
+    place("run", "-q")
+    place.write({})
+    place("run", "-q")
+    told = place("status").out
+    assert "0 of 0 rows finished" in told
+    assert "the input has changed since" not in told
+    place.write(ROWS)
+    assert "the input has changed since" in place("status").out

@@ -141,6 +141,47 @@ def test_a_probe_of_a_row_that_fails_says_why(job, main_cli, fault_server):
     assert "failed bad_request" in ran.out
 
 
+def test_a_probe_takes_the_first_failed_row_when_none_is_left_to_send(job, main_cli, fault_server):
+    """`run` and `report` advise a probe for rows that failed with HTTP 400."""
+    fault_server.misbehave("400", match={"input_contains": "text 3"})
+    assert main_cli("run", "job.toml", "-q", MY_API_KEY=KEY).code == 3
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert ran.code == 3
+    assert "--- probe: row 4 (3), which failed before: no other row is left to send" in ran.out
+    assert '"input": "Sum: text 3"' in ran.out.partition("--- probe")[2]
+    assert "failed bad_request" in ran.out
+    assert calls(fault_server) == 6
+    fault_server.misbehave(None)
+    told = json.loads(main_cli("check", "job.toml", "--probe", "--json", MY_API_KEY=KEY).out)
+    assert (told["probe"]["row"], told["probe"]["status"]) == (4, "ok")
+    assert "no row is left to do" in main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY).out
+
+
+def test_a_probe_says_that_its_answer_is_kept_and_the_output_written(job, main_cli):
+    out = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY).out
+    (kept,) = (line for line in out.splitlines() if line.startswith("--- kept: "))
+    assert "the answer, for which no run pays again" in kept
+    assert "out.csv is written (with 4 rows not answered yet)" in kept
+
+
+@pytest.mark.parametrize("command", [("check", "--probe"), ("run",)])
+def test_who_sent_no_key_and_is_refused_is_told_so_with_the_way_out(
+    job, main_cli, fault_server, command
+):
+    path = main_cli.folder / "job.toml"
+    path.write_text(path.read_text().replace('api_key_env = "MY_API_KEY"', ""))
+    fault_server.misbehave("401")
+    ran = main_cli(command[0], "job.toml", *command[1:], OPENAI_API_KEY=KEY)
+    assert ran.code == 4
+    said = ran.out + ran.err
+    assert "no key was sent (OPENAI_API_KEY goes to no other host unless" in said
+    assert 'api_key_env = "..." under [endpoint]' in said
+    assert KEY not in said
+    sent = main_cli(command[0], "job.toml", *command[1:], "--set", "endpoint.api_key_env=MINE", MINE=KEY)  # fmt: skip
+    assert "HTTP 401" in sent.out + sent.err
+    assert "no key was sent" not in sent.out + sent.err
+
+
 def test_a_probe_with_nothing_left_to_do_sends_nothing(job, main_cli, fault_server):
     main_cli("run", "job.toml", MY_API_KEY=KEY)
     ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
