@@ -96,6 +96,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
         job=work.job.name,
         origin=work.job.origin,
         invocation=work.job.invocation,
+        model=work.job.model,
         run_id=work.run_id,
         started_at=work.started_at,
         elapsed_seconds=time.time() - work.started_at,

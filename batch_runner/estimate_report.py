@@ -7,6 +7,7 @@ from typing import Any
 from batch_runner.estimate import Point, Range, describe
 from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.money_view import at_most_words, bound_words
+from batch_runner.pricing import price_advice
 from batch_runner.progress import count, dollars, duration, many
 from batch_runner.prospect import Prospect
 from batch_runner.remedy import command
@@ -20,8 +21,8 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
     """For people: what is known, what is likely, and what to do next."""
     yield f"{found.job}: {_rows(found)}"
     for model, match in found.models.items():
-        price = "no price is known (see batch-runner prices, or add [prices])"
-        yield f"model    {model}: {price if match is None else match.describe()}"
+        price = f"no price is known; {price_advice(model)}" if match is None else match.describe()
+        yield f"model    {model}: {price}"
     if not found.to_send and found.sample is None:
         yield "cost     nothing is left to send"
         return
@@ -34,9 +35,17 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"         estimate --sample {SAMPLE} runs {SAMPLE} real rows (and keeps them) for a likely range"
     for note in found.notes:
         yield f"note     {note}"
+    unpriced = next((model for model, match in found.models.items() if match is None), None)
+    is_refused = found.max_cost is not None and found.to_send and unpriced is not None
     if found.max_cost is not None:
-        yield f"limit    max_cost {dollars(found.max_cost)} stops a run before it spends more"
-    if found.to_send:
+        limit = f"limit    max_cost {dollars(found.max_cost)}"
+        yield (
+            f"{limit}: a run would refuse to start, for without a price it could not be kept: "
+            "give the price, or drop max_cost"
+            if is_refused
+            else f"{limit} stops a run before it spends more"
+        )
+    if found.to_send and not is_refused:
         yield f"next     {command('run', found.invocation)}"
 
 

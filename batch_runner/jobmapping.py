@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from batch_runner import values as read
 from batch_runner.errors import JobError
 from batch_runner.job import (
+    COMMAND_LINE,
     EndpointSpec,
     InputFormat,
     InputSpec,
@@ -150,11 +151,10 @@ class _Reading:
         for key, entry in known.items():
             if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
                 flag = _FLAGS.get(f"{place}.{key}")
-                raise self.error(
-                    f"{place}.{key}",
-                    "missing",
-                    hint=f"add {key} = ... under [{place}]" + (f", or pass {flag}" if flag else ""),
-                )
+                hint = f"add {key} = ... under [{place}]" + (f", or pass {flag}" if flag else "")
+                if flag and self.origin == COMMAND_LINE:
+                    hint = "name a job file, or give -i, -o, -m and -p"
+                raise self.error(f"{place}.{key}", "missing", hint=hint)
         return spec(**values)
 
     def value(self, reader: Callable[[Any], T], value: Any, *, place: str) -> T:

@@ -12,7 +12,7 @@ from batch_runner.attachments import read_attachment
 from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
-from batch_runner.errors import JobError
+from batch_runner.errors import InputError, JobError
 from batch_runner.job import InputFormat, JobSpec
 from batch_runner.journal import (
     Holder,
@@ -43,6 +43,11 @@ from batch_runner.work import Work
 
 
 log = logging.getLogger("batch_runner")
+
+_ONE_OF_MANY = (
+    "the files of an input are one table: each needs the same header, also without a row; "
+    "mend this one, or leave it out"
+)
 
 
 @contextmanager
@@ -141,13 +146,18 @@ def _check_names(place: str, paths: Iterable[str]) -> None:
 
 def open_input(job: JobSpec) -> Table:
     declared = job.input.format
-    return open_table(
-        job.input.path,
-        format=None if declared is InputFormat.AUTO else Format(declared),
-        encoding=job.input.encoding,
-        delimiter=job.input.delimiter,
-        place=job.place("input.path"),
-    )
+    try:
+        return open_table(
+            job.input.path,
+            format=None if declared is InputFormat.AUTO else Format(declared),
+            encoding=job.input.encoding,
+            delimiter=job.input.delimiter,
+            place=job.place("input.path"),
+        )
+    except InputError as error:
+        if error.hint or not (len(job.input.path) > 1 or _is_glob(job)):
+            raise
+        raise InputError(str(error), hint=_ONE_OF_MANY) from error
 
 
 def _delimiter_hint(header: Sequence[str]) -> str:

@@ -116,7 +116,8 @@ def check_replaceable(
             delimiter = None
         found = names_in(path, encoding=encoding, delimiter=delimiter)
         if len({*names} & {*found}) < min(_ENOUGH, len(names)):
-            raise _foreign(path, place)
+            some = ", ".join(map(repr, [*names][:_ENOUGH]))
+            raise _foreign(path, place, f"is no table with columns such as {some}")
 
 
 def check_report_replaceable(path: Path, *, place: str) -> None:
@@ -126,7 +127,7 @@ def check_report_replaceable(path: Path, *, place: str) -> None:
         with explained("read", path), path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         if REPORT_MARK not in head:
-            raise _foreign(path, place)
+            raise _foreign(path, place, "is no report of batch_runner")
 
 
 def is_filled(path: Path) -> bool:
@@ -147,9 +148,9 @@ def names_in(
         return ()
 
 
-def _foreign(path: Path, place: str) -> JobError:
+def _foreign(path: Path, place: str, what: str) -> JobError:
     return JobError(
-        f"{place}: {str(path)!r} exists and was not written by batch_runner",
+        f"{place}: {str(path)!r} exists and {what}",
         hint="move it away, or choose another file",
     )
 

@@ -5,6 +5,7 @@ threshold, so the price of a sum of tokens is not the sum of the prices. Prices 
 per-call fees; what a hosted tool adds (web searches, storage) is not in a token count.
 """
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
@@ -247,6 +248,23 @@ def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> Decimal:
     total = EXACT.multiply(input_tokens, intake)
     total = EXACT.fma(output_tokens, max(rates.output, rates.reasoning), total)
     return EXACT.fma(total, _MILLIONTH, rates.per_call)
+
+
+def price_lines(model: str) -> tuple[str, ...]:
+    """What to add to a job file for a model without a price: TOML, but for the numbers."""
+    return (
+        f"[prices.{json.dumps(model, ensure_ascii=False)}]",
+        "input = ...    # dollars per million tokens; 0 for a server of your own",
+        "output = ...",
+    )
+
+
+def price_advice(model: str) -> str:
+    """The same in a line."""
+    return (
+        f"add {price_lines(model)[0]} with input and output, dollars per million tokens "
+        "(0 for a server of your own)"
+    )
 
 
 def _overridden(name: str, price: PriceSpec) -> PriceMatch:

@@ -254,8 +254,11 @@ class PromptBuilder:
             self._environment.add_template(place, source)
             paths = self._environment.undeclared_variables_in_template(place, nested=True)
         except minijinja.TemplateError as error:
+            # The engine's message ends in the place as well, under a name of its own.
+            what = error.message.removesuffix(f" (in {place}:{error.line})")
             raise JobError(
-                f"{self._place_of(place)}: {error.message} (line {error.line} of the template)"
+                f"{self._place_of(place)}: {what} (line {error.line} of the template)",
+                hint=_unclosed(what),
             ) from None
         literal = {match[1] for match in _ROW_ITEM.findall(source)}
         for path in paths:
@@ -284,6 +287,19 @@ def _environment() -> minijinja.Environment:
             "truncate": _truncated,
         },
     )
+
+
+def _unclosed(what: str) -> str:
+    """The way out of a syntax error, where its words tell what is missing."""
+    if what.endswith("unexpected identifier, expected end of variable block"):
+        return '}} is missing; or a name has a space: {{ row["a name"] }}'
+    ends = {
+        "expected end of variable block": "}} is missing",
+        "unexpected end of input, expected end of block": "%} or {% end... %} is missing",
+        "unexpected end of comment": "#} is missing",
+        "unexpected end of string": "a closing quote is missing",
+    }
+    return next((hint for end, hint in ends.items() if what.endswith(end)), "")
 
 
 def _truncated(value: Any, length: int = 1000) -> str:

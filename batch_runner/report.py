@@ -1,6 +1,9 @@
 """A run in words: the lines at its end, and `batch-runner report` in the terminal."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
@@ -63,7 +66,7 @@ def _lines(summary: RunSummary) -> list[str]:
     if summary.rate_limited_calls:
         head.append(f"limits   {_limits(summary)}")
     if failed := _failed(summary):
-        head.append(f"failed   {failed}")
+        head.append(f"{failed_name(summary.statuses)}   {failed}")
     tail = [*_end(summary)]
     notes = [*_notes(summary)]
     room = max(0, MOST_LINES - len(head) - len(tail))
@@ -163,10 +166,10 @@ def _money(summary: RunSummary) -> Iterator[str]:
     if _is_mixed(summary):
         bills = {_THIS_RUN: summary.run_bill} if summary.run_bill.calls else {}
         bills[_ALL_RUNS] = summary.bill
-    for title, describe in (("tokens   ", _tokens), ("cost     ", _cost)):
+    for title, describe in (("tokens   ", _tokens), ("cost     ", partial(_cost, summary.model))):
         words = {which: describe(bill) for which, bill in bills.items() if bill.calls}
-        if describe is _cost and summary.bill.at_least is None:
-            words = {"": _cost(summary.bill)}  # what no run knows is said once
+        if describe is not _tokens and summary.bill.at_least is None:
+            words = {"": describe(summary.bill)}  # what no run knows is said once
         elif len(words) > 1 and len({*words.values()}) == 1:
             words = {"": next(iter(words.values()))}
         told = [f"{which}{said}" for which, said in words.items()]
@@ -180,13 +183,19 @@ def _tokens(bill: Bill) -> str:
     return tokens_in_words(bill.tokens)
 
 
-def _cost(bill: Bill) -> str:
+def _cost(model: str, bill: Bill) -> str:
     if bill.at_least is None:
-        known = "unknown: no price for the model (see batch-runner prices, or add [prices])"
+        own = "MODEL" if "{" in model else model
+        known = (
+            f"unknown: no price for the model ({command('prices', shlex.quote(own))} "
+            "shows how to give one)"
+        )
     elif bill.answered:
         known = f"{known_dollars(bill, bill.answers)} at list price"
     else:
-        known = "nothing answered yet"
+        known = (
+            "no call told what it used" if bill.unknown_calls else "nothing: no call was answered"
+        )
     extras = []
     if bill.failures:
         extras.append(f"+{known_dollars(bill, bill.failures)} failed attempts")
@@ -198,6 +207,11 @@ def _cost(bill: Bill) -> str:
     words = known + (f" ({'; '.join(extras)})" if extras else "")
     has_range = bill.at_least and bill.at_most not in (None, bill.at_least)
     return f"{words}: {bound_words(bill)}" if has_range else words
+
+
+def failed_name(statuses: Counter[RowStatus]) -> str:
+    """The name of the line of error codes: rows cut off or refused have one, too, and a status."""
+    return "not ok" if statuses[RowStatus.INCOMPLETE] + statuses[RowStatus.REFUSED] else "failed"
 
 
 def _failed(summary: RunSummary) -> str:

@@ -12,6 +12,7 @@ from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.errors import RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
+from batch_runner.pricing import price_advice
 from batch_runner.progress import dollars, dollars_at_most
 from batch_runner.records import Request, RowResult
 from batch_runner.tally import Tally
@@ -146,7 +147,7 @@ def check_prices(requests: Iterable[Request], biller: Biller, *, origin: str) ->
             raise UsageError(
                 f"{origin}: limits.max_cost: no price is known for {request.model!r}, so the "
                 "limit could not be kept",
-                hint=f'add [prices."{request.model}"] with input and output, or drop max_cost',
+                hint=f"{price_advice(request.model)}, or drop max_cost",
             )
         ceiling = biller.ceiling(
             request.model, request.input_bound_bytes, request.max_output_tokens

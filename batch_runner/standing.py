@@ -26,6 +26,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         invocation=str(
             last_invocation(work.before, output=work.job.output_path) or work.job.invocation
         ),
+        model=work.job.model,
         run_id=courses[-1].run.run_id if courses[-1].run is not None else work.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),

@@ -20,6 +20,7 @@ from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration, many, percent, tokens_in_words
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
+from batch_runner.report import failed_name
 from batch_runner.run_place import RunPlace, output_of
 
 
@@ -129,7 +130,7 @@ class Status:
             named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
             more = len(self.codes) - len(most)
             named += [f"{more} other codes"] if more else []
-            lines.append(f"  failed   {', '.join(named)}")
+            lines.append(f"  {failed_name(self.statuses)}   {', '.join(named)}")
         lines.append(f"  {self._state()}")
         lines += self._pace()
         lines += self._money()

@@ -20,6 +20,8 @@ class RunSummary:
     origin: str
     invocation: str = "JOB"
     """What to type behind a command to mean this job."""
+    model: str = "MODEL"
+    """As the job has it; each row may name its own."""
     run_id: str
     started_at: float
     elapsed_seconds: float

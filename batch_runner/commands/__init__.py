@@ -54,7 +54,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
         code = _COMMANDS[arguments.command](arguments)
     except LockedError as error:
         if getattr(arguments, "if_locked", "fail") == LockPolicy.SKIP:
-            log.info("%s", error)
+            log.info("skipped: %s", error)
             return ExitCode.DONE
         code = _told(error)
     except BatchRunnerError as error:

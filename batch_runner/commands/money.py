@@ -66,7 +66,7 @@ def costs(arguments: argparse.Namespace) -> int:
 
 
 def prices(arguments: argparse.Namespace) -> int:
-    from batch_runner.pricing import PriceBook
+    from batch_runner.pricing import PriceBook, price_lines
 
     book = PriceBook({})
     found = {model: book.resolve(model, at=None) for model in arguments.models}
@@ -76,6 +76,10 @@ def prices(arguments: argparse.Namespace) -> int:
         )
     else:
         for model, match in found.items():
-            told = "no price is known" if match is None else match.describe()
-            print(f"{printable(model)}: {told}")
+            if match is not None:
+                print(f"{printable(model)}: {match.describe()}")
+                continue
+            print(f"{printable(model)}: no price is known; to give one, add to the job file:")
+            for line in price_lines(model):
+                print(f"  {printable(line)}")
     return ExitCode.DONE if all(found.values()) else ExitCode.ROWS_FAILED

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batch_runner")
 
+_PAGES = (".html", ".htm")
+
 
 def status(arguments: argparse.Namespace) -> int:
     from batch_runner.status import drawn, follow, read_status
@@ -63,8 +65,13 @@ def report(arguments: argparse.Namespace) -> int:
 
     if arguments.job is not None and is_batch_output(arguments.job):
         return _report_batch(arguments)
-    target = other_target(arguments, suffixes=(".html", ".htm"))
+    target = other_target(arguments, suffixes=_PAGES)
     if target is not None:
+        if target.suffix.lower() not in _PAGES:
+            raise UsageError(
+                f"report -o: {str(target)!r}: the report is one HTML page",
+                hint="end its name in .html or .htm; export -o writes a table",
+            )
         check_report_replaceable(target, place="-o")
     with described_job(arguments) as job, open_work(job) as work:
         findings = gather(work)

@@ -73,6 +73,32 @@ def test_a_model_without_a_price_is_not_given_an_unknown_amount(job_in, main_cli
     told = main_cli("estimate", "job.toml", "-m", "a-stranger").out
     assert "a-stranger: no price is known" in told
     assert "unknown before" not in told
+    assert 'add [prices."a-stranger"] with input and output' in told
+
+
+def test_a_limit_that_no_price_keeps_is_said_to_stop_the_run_before_it_begins(job_in, main_cli):
+    job_in()
+    flags = ("job.toml", "-m", "a-stranger", "--max-cost", "1")
+    told = main_cli("estimate", *flags).out
+    assert "max_cost $1.00: a run would refuse to start" in told
+    assert "stops a run before it spends more" not in told
+    assert "next     batch-runner run" not in told
+    assert main_cli("run", *flags).code == 2
+    price = ("--set", 'prices."a-stranger".input=0', "--set", 'prices."a-stranger".output=0')
+    told = main_cli("estimate", *flags, *price).out
+    assert "stops a run before it spends more" in told
+    assert "next     batch-runner run" in told
+
+
+def test_prices_shows_what_to_add_for_a_model_without_one(job_in, main_cli):
+    told = main_cli("prices", "a-stranger").out
+    assert '  [prices."a-stranger"]\n  input = ...' in told
+    assert "  output = ..." in told
+    assert "0 for a server of your own" in told
+    path = job_in()
+    lines = [line.strip() for line in told.splitlines()[1:]]
+    path.write_text(path.read_text() + "\n".join(["", *lines]).replace("...", "1.5"))
+    assert "the job's own [prices]" in main_cli("estimate", "job.toml", "-m", "a-stranger").out
 
 
 def test_a_finished_job_is_told_to_have_nothing_left(job_in, main_cli):

@@ -57,7 +57,12 @@ def test_a_file_of_other_hands_is_not_replaced(main_cli, job, words, name, text)
 
     assert refused.code == 2, refused.err
     assert f"{name!r}" in refused.err.replace(f"{main_cli.folder}/", "")
-    assert "was not written by batch_runner" in refused.err
+    what = (
+        "is no report of batch_runner"
+        if name.endswith(".html")
+        else "is no table with columns such as "
+    )
+    assert f"exists and {what}" in refused.err
     assert "choose another file" in refused.err
     assert precious.read_text() == text
 

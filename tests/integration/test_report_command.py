@@ -51,6 +51,22 @@ def test_the_terminal_shows_the_summary_and_for_each_error_what_to_type(folder, 
     assert "HTTP 400" not in main_cli("report", "job.toml", "--redact").out
 
 
+def test_a_report_goes_to_a_page_and_to_no_table(folder, main_cli):
+    main_cli("run", "job.toml")
+    for name in ("other.csv", "other", "page.txt"):
+        refused = main_cli("report", "job.toml", "-o", name)
+        assert refused.code == 2
+        assert "the report is one HTML page" in refused.err
+        assert ".html or .htm" in refused.err
+        assert not (folder / name).exists()
+    assert main_cli("report", "job.toml", "-o", "page.HTM").code == 0
+
+
+def test_a_row_that_was_refused_costs_nothing_and_is_said_so(folder, main_cli):
+    (folder / "in.csv").write_text("id,body\n1,x [[fault:400]]\n")
+    assert "cost     nothing: no call was answered" in main_cli("run", "job.toml").err
+
+
 def test_json_tells_the_same_to_programs(folder, main_cli):
     main_cli("run", "job.toml")
     told = json.loads(main_cli("report", "job.toml", "--json").out)

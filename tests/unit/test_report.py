@@ -68,6 +68,23 @@ def line(name, **changes):
     return next((one for one in summary_lines(summary(**changes)) if one.startswith(name)), None)
 
 
+def test_rows_that_were_cut_off_are_not_said_to_have_failed():
+    cut = {
+        "statuses": Counter({RowStatus.OK: 57, RowStatus.INCOMPLETE: 2}),
+        "codes": Counter({"max_output_tokens": 2}),
+    }
+    assert line("failed", **cut) is None
+    assert line("not ok   2 max_output_tokens", **cut)
+
+
+def test_a_model_without_a_price_comes_with_a_command_that_works_as_it_stands():
+    unpriced = bill(unpriced=19_990)
+    told = line("cost", bill=unpriced, run_bill=unpriced, model="my model")
+    assert "batch-runner prices 'my model' shows how to give one" in told
+    told = line("cost", bill=unpriced, run_bill=unpriced, model="{{ model }}")
+    assert "batch-runner prices MODEL shows" in told
+
+
 def test_rows_that_a_later_run_cures_are_not_sent_to_retry():
     told = line("failed", codes=Counter({"rate_limited": 31}))
     assert told == (
@@ -87,7 +104,7 @@ def test_rate_limited_rows_among_others_have_a_note_of_their_own():
     [(RowStatus.INCOMPLETE, "content_filter"), (RowStatus.REFUSED, "other:refusal")],
 )
 def test_rows_that_retry_leaves_alone_have_a_command_that_includes_them(status, code):
-    told = line("failed", statuses=Counter({status: 2}), codes=Counter({code: 2}))
+    told = line("not ok", statuses=Counter({status: 2}), codes=Counter({code: 2}))
     assert told.endswith(f"batch-runner retry jobs/summarize_articles.toml --include {status}")
 
 
@@ -188,7 +205,7 @@ def test_cut_off_answers_are_not_counted_as_ok_ones_reused():
 def test_a_mix_of_failed_and_cut_off_rows_has_a_command_that_takes_both():
     statuses = Counter({RowStatus.FAILED: 1, RowStatus.INCOMPLETE: 1, RowStatus.REFUSED: 1})
     codes = Counter({"bad_request": 1, "max_output_tokens": 1, "other:refusal": 1})
-    told = line("failed", statuses=statuses, codes=codes)
+    told = line("not ok", statuses=statuses, codes=codes)
     assert told.endswith(
         "batch-runner retry jobs/summarize_articles.toml --include incomplete --include refused "
         "--set retry.on_incomplete=retry"
@@ -258,7 +275,8 @@ def test_what_is_the_same_for_this_run_and_all_is_said_once():
     lost = bill(calls=9, answered=0, answers=Decimal(0), failures=Decimal(0), tokens=Tokens())
     lines = summary_lines(summary(run_bill=refused, bill=lost))
     assert [one for one in lines if "none reported" in one] == ["tokens   none reported"]
-    assert "         all runs  nothing answered yet (3 attempts" in "\n".join(lines)
+    assert "cost     this run  nothing: no call was answered" in lines
+    assert "         all runs  no call told what it used (3 attempts" in "\n".join(lines)
 
 
 def test_what_no_run_knows_is_said_once():
