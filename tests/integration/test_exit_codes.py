@@ -165,6 +165,7 @@ def test_a_lock_that_is_held_is_75_unless_asked_otherwise(work):
         assert work("run") == 75
         assert "another run" in work.ran.err
         assert work("run", "--if-locked", "skip") == 0
+        assert "skipped: another run" in work.ran.err
         assert work("run", "--dry-run") == 0, "a dry run needs no lock"
     finally:
         os.close(holder)

@@ -182,6 +182,16 @@ def test_files_that_are_not_there_or_hold_nothing_are_named(run, fault_server):
     refused(run("notes.docx", output="out.csv"), fault_server, "notes.docx")
 
 
+@pytest.mark.parametrize("text", ["", "other\ny\n"])
+def test_a_file_among_several_that_does_not_fit_comes_with_a_way_out(run, fault_server, text):
+    (run.folder / "part1.csv").write_text("body\nx\n")
+    (run.folder / "part2.csv").write_text(text)
+    words = ("each needs the same header, also without a row", "leave it out")
+    refused(run("part*.csv", output="out.csv"), fault_server, "part2.csv", *words)
+    (run.folder / "part2.csv").write_text("body\n")
+    assert run("part*.csv", output="out.csv").code == 0
+
+
 # 5. Headers and quotes
 
 

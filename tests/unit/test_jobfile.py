@@ -359,6 +359,14 @@ def test_a_missing_input_is_told_with_its_place_and_what_may_be_meant(main_cli, 
     assert f"no folder '{tmp_path}/x/y'" in main_cli("check", "jobs/a.toml", "-i", "x/y/z.csv").err
 
 
+def test_a_command_that_names_no_job_says_how_to_name_one(main_cli):
+    for words in ((), ("-m", "m1"), ("-i", "in.csv")):
+        refused = main_cli("run", *words)
+        assert refused.code == 2
+        assert "name a job file, or give -i, -o, -m and -p" in refused.err
+        assert "[input]" not in refused.err
+
+
 def test_a_missing_job_file_is_named_with_one_that_is_there(load):
     load()
     with pytest.raises(JobError, match=r"no such job file") as caught:

@@ -104,6 +104,25 @@ def test_a_template_that_cannot_be_read_is_refused_with_its_place(template, word
         builder(template)
 
 
+@pytest.mark.parametrize(
+    ("template", "hint"),
+    [
+        ("a\nb {{ x ", "}} is missing"),
+        ("a\nb {{ x }", "}} is missing"),
+        ("a\nb {{ full name }}", '{{ row["a name"] }}'),
+        ("a\nb {% if x %} c", "{% end... %} is missing"),
+        ("a\nb {# x", "#} is missing"),
+        ("a\nb {{ 'x }}", "a closing quote is missing"),
+    ],
+)
+def test_a_syntax_error_names_its_line_once_and_says_what_is_missing(template, hint):
+    with pytest.raises(JobError) as caught:
+        builder(template)
+    assert str(caught.value).count("prompt.input") == 1
+    assert str(caught.value).endswith("(line 2 of the template)")
+    assert hint in caught.value.hint
+
+
 # Which columns
 
 
