@@ -16,7 +16,6 @@ from batch_runner.journal import ending_of
 from batch_runner.kept import digest_of_kept
 from batch_runner.prompt import row_key
 from batch_runner.records import Completion, Failure, Row, RowStatus
-from batch_runner.stored import Told
 from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.tally import Examples
 from batch_runner.work import Work
@@ -102,7 +101,7 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
         return _unsendable(work, row)
     entry = work.replay.index.entry(work.plan.entries[row.index])
     told = None if entry is None else work.replay.told(entry)
-    if exported.input_changed and told is not None and not _is_as_planned(work, row, told):
+    if exported.input_changed and not _is_as_planned(work, row):
         entry = None
     if entry is None or told is None:
         exported.damaged += entry is not None
@@ -128,7 +127,7 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
     )
 
 
-def _is_as_planned(work: Work, row: Row, told: Told) -> bool:
+def _is_as_planned(work: Work, row: Row) -> bool:
     """Whether the row still asks for what was planned; an answer to another text is no answer."""
     if work.kept is not None and work.kept_rows is None:
         return True
@@ -140,10 +139,7 @@ def _is_as_planned(work: Work, row: Row, told: Told) -> bool:
         return True
     if work.kept_rows is None:
         return False
-    label = told.get("label") or ""  # a copy shows the answer of the row that was asked for it
-    is_same_row = work.plan.is_copy(row.index) or label == work.builder.label(row)
-    digest = digest_of_kept(label, request=request.key, answer=shown)
-    return is_same_row and digest in work.kept_rows
+    return digest_of_kept(request=request.key, answer=shown) in work.kept_rows
 
 
 def _unsendable(work: Work, row: Row) -> Ending:

@@ -48,7 +48,7 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
             among = "" if said else ", any edited since among them"
         elif known is not None:
             work.kept_rows = known
-            rows = {row: n for row, n in changes.rows.items() if digests.get(row, -1) in known}
+            rows = {row: n for row, n in changes.rows.items() if digests[row] in known}
             kept = replace(changes, rows=rows)
     if kept.rows:
         keep_old_answers(work.plan, kept)
@@ -61,8 +61,7 @@ def _note(kept: int, edited: int, among: str) -> str:
     rows = "1 changed row shows" if kept == 1 else f"{kept:,} changed rows show"
     again = "--on-change rerun asks again"
     if edited:
-        since = "1 was" if edited == 1 else f"{edited:,} were"
-        among = f", {since} edited since and will be sent"
+        among = f", those edited since ({edited:,}) are sent"
         again += " for all of them"
     return f"{rows} the answer of before (--on-change keep){among}; {again}"
 
@@ -77,19 +76,15 @@ def _remembered(work: Work) -> Mapping[str, Any] | None:
 
 def _digests(work: Work, plan: Plan, changes: Changes) -> dict[int, int]:
     """By row: what a changed row asks for now, and which answer it had."""
-    if not changes.rows:
-        return {}
-    builder, index = work.builder, work.replay.index
-    columns = builder.columns if plan.duplicates else builder.label_columns
-    digests = {}
-    for row in work.table.rows(columns=columns, on_bad=ignore):
-        number = changes.rows.get(row.index)
-        if number is None:
-            continue
-        request = index.key(plan.entries[row.index])
-        if plan.occurrences[row.index]:  # that key tells of the rows before it, too
-            built = builder.build(row)
-            request = built.key if isinstance(built, Request) else request
-        label = builder.label(row) or ""
-        digests[row.index] = digest_of_kept(label, request=request, answer=index.key(number))
-    return digests
+    builder, index, rows = work.builder, work.replay.index, changes.rows
+    asked = {row: index.key(plan.entries[row]) for row in rows}
+    if any(plan.occurrences[row] for row in rows):  # their keys tell of the rows before them, too
+        for row in work.table.rows(columns=builder.columns, on_bad=ignore):
+            if row.index in rows and plan.occurrences[row.index]:
+                request = builder.build(row)
+                if isinstance(request, Request):
+                    asked[row.index] = request.key
+    return {
+        row: digest_of_kept(request=asked[row], answer=index.key(number))
+        for row, number in rows.items()
+    }

@@ -16,14 +16,13 @@ _DIGEST_BYTES = 8
 """One edited row in 2**64 / rows would be taken for a kept one."""
 
 
-def digest_of_kept(label: str, *, request: bytes, answer: bytes) -> int:
+def digest_of_kept(*, request: bytes, answer: bytes) -> int:
     """Of a row that would ask for `request`, and shows the answer to another: both are keys.
 
-    The answer is part of it: a row that was edited, answered and edited back has a newer one, and
-    that is of the text in between.
+    The answer tells rows apart that swap their texts. And a row that was edited, answered and
+    edited back has a newer one, which is of the text in between.
     """
-    named = label.encode(errors="surrogatepass")
-    digest = blake2b(request + answer + named, digest_size=_DIGEST_BYTES).digest()
+    digest = blake2b(request + answer, digest_size=_DIGEST_BYTES).digest()
     return int.from_bytes(digest, "big")
 
 

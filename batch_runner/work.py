@@ -89,9 +89,8 @@ def remember_job(work: Work) -> None:
     """
     directory = RunDirectory(work.job.run_path)
     if work.kept_rows is not None and work.kept_rows_are_new:
-        write_kept(
-            directory, work.kept_rows
-        )  # first: without it, the manifest's word keeps any row
+        # First: without the file, what the manifest says keeps any row.
+        write_kept(directory, work.kept_rows)
         work.kept_rows_are_new = False
     path = directory.manifest
     found, new = read_manifest(path), manifest_of(work)

@@ -150,7 +150,7 @@ def test_a_row_edited_after_keep_is_sent_and_no_other(work):
     edit(work, r3="edited", new="new")
     checked = work("check").out
     assert "2 to send (1 new, 1 changed)" in checked
-    note = "9 changed rows show the answer of before (--on-change keep), 1 was edited since and will be sent"
+    note = "9 changed rows show the answer of before (--on-change keep), those edited since (1) are sent"
     assert note in checked
     tried = work("run", "--dry-run")
     assert "2 to send (1 new, 1 changed), 9 done before" in tried.err
