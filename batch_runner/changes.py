@@ -208,13 +208,21 @@ def _orphans(plan: Plan, index: Index, counts: Callable[[Entry], bool]) -> tuple
 def _by_name(
     orphans: "array[int]", replay: Replay, *, labelled: bool
 ) -> Mapping[str | int | None, int]:
-    """Label, or position at the time, to entry number."""
+    """Label, or position at the time, to the entry number of its latest answer."""
     names: dict[str | int | None, int] = {}
+
+    def place(number: int) -> tuple[int, int]:
+        entry = replay.index.entry(number)
+        return (entry.file, entry.offset) if entry is not None else (-1, -1)
+
     for number in orphans:
         entry = replay.index.entry(number)
         result = None if entry is None else replay.load(entry)
         if result is not None:
-            names[result.label if labelled else result.row] = number
+            name = result.label if labelled else result.row
+            # Numbers tell when a row was first planned, and without a shortcut not even that.
+            if name not in names or place(names[name]) < place(number):
+                names[name] = number
     names.pop(None, None)  # answered before the job named its rows
     return names
 

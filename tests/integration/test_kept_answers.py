@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import time
@@ -207,6 +208,25 @@ def test_a_row_edited_back_does_not_show_the_answer_to_the_text_in_between(work)
     assert work("run").code == 0
     assert work.answers()["r3"] not in ("", between)
     assert work.calls() == told + 2
+
+
+def test_the_latest_answer_is_kept_whatever_was_planned_before_it(work):
+    def ask(prompt, *options):
+        work.write(prompt)
+        os.utime(work.folder / "in.csv", (1e9, 1e9))  # old enough for a plan to be left
+        return work("run", *options).code
+
+    assert ask("Sum: {{ x }}") == 0
+    assert ask("Say: {{ x }}") == 2, "refused, and planned"
+    assert ask("Tell: {{ x }}", "--on-change", "rerun") == 0
+    assert ask("Say: {{ x }}", "--on-change", "rerun") == 0
+    latest, told = work.answers(), work.calls()
+    assert ask("Name: {{ x }}", "--on-change", "keep") == 0
+    assert work.answers() == latest
+    (work.run_folder / "shortcut").unlink()
+    assert ask("Name: {{ x }}") == 0
+    assert work.answers() == latest
+    assert work.calls() == told
 
 
 def test_two_rows_that_swap_their_texts_are_edited(work):
