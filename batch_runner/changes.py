@@ -72,21 +72,30 @@ def find_changes(
 
 
 def changed_rows(work: Work) -> Collection[int]:
-    """Those that a plain run sends; none where they keep their old answers."""
-    if work.kept is not None:
-        return ()
-    return find_changes(work, work.plan, same_prompt=work.same_prompt).rows
+    """Those that a plain run sends."""
+    return changes_to_send(work, work.plan).rows
 
 
-def check_changes(changes: Changes, *, origin: str, most_share: float) -> None:
-    """Raise ChangedRowsError when more than `most_share` of the finished rows changed."""
+def changes_to_send(work: Work, plan: Plan) -> Changes:
+    """The changed rows but for those that keep their old answers: without labels, all of them do."""
+    if work.kept is not None and not work.builder.label_columns:
+        return Changes(finished=0)
+    return find_changes(work, plan, same_prompt=work.same_prompt)
+
+
+def check_changes(changes: Changes, *, origin: str, most_share: float, kept: int = 0) -> None:
+    """Raise ChangedRowsError when more than `most_share` of the finished rows changed.
+
+    `kept` rows changed before, and show their old answers.
+    """
     changed = len(changes.rows)
     if not changed or changed <= most_share * changes.finished:
         return
+    too = f" and the {many(kept, 'row')} kept so far" if kept else ""
     raise ChangedRowsError(
         f"{origin}: {changed:,} of {changes.finished:,} finished rows would be sent and paid again: "
         "their prompt, parameters or text changed",
-        hint="--on-change rerun sends them, --on-change keep keeps their old answers, "
+        hint=f"--on-change rerun sends them{too}, --on-change keep keeps their old answers, "
         "and another output.path starts afresh beside them",
     )
 
@@ -199,13 +208,21 @@ def _orphans(plan: Plan, index: Index, counts: Callable[[Entry], bool]) -> tuple
 def _by_name(
     orphans: "array[int]", replay: Replay, *, labelled: bool
 ) -> Mapping[str | int | None, int]:
-    """Label, or position at the time, to entry number."""
+    """Label, or position at the time, to the entry number of its latest answer."""
     names: dict[str | int | None, int] = {}
+
+    def place(number: int) -> tuple[int, int]:
+        entry = replay.index.entry(number)
+        return (entry.file, entry.offset) if entry is not None else (-1, -1)
+
     for number in orphans:
         entry = replay.index.entry(number)
         result = None if entry is None else replay.load(entry)
         if result is not None:
-            names[result.label if labelled else result.row] = number
+            name = result.label if labelled else result.row
+            # Numbers tell when a row was first planned, and without a shortcut not even that.
+            if name not in names or place(names[name]) < place(number):
+                names[name] = number
     names.pop(None, None)  # answered before the job named its rows
     return names
 

@@ -13,6 +13,7 @@ from batch_runner.columns import Ending
 from batch_runner.disk import identity_of
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import ending_of
+from batch_runner.kept import digest_of_kept
 from batch_runner.prompt import row_key
 from batch_runner.records import Completion, Failure, Row, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
@@ -128,13 +129,17 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
 
 def _is_as_planned(work: Work, row: Row) -> bool:
     """Whether the row still asks for what was planned; an answer to another text is no answer."""
-    if work.kept is not None:
+    if work.kept is not None and work.kept_rows is None:
         return True
     request = work.builder.build(row)
     if isinstance(request, Failure):
         return False
-    key = row_key(request.key, 0 if work.plan.dedupe else work.plan.occurrences[row.index])
-    return work.replay.index.key(work.plan.entries[row.index]) == key
+    shown = work.replay.index.key(work.plan.entries[row.index])
+    if shown == row_key(request.key, 0 if work.plan.dedupe else work.plan.occurrences[row.index]):
+        return True
+    if work.kept_rows is None:
+        return False
+    return digest_of_kept(request=request.key, answer=shown) in work.kept_rows
 
 
 def _unsendable(work: Work, row: Row) -> Ending:

@@ -9,9 +9,9 @@ from batch_runner.changes import (
     MOST_CHANGED_SHARE,
     TO_PAY,
     Changes,
+    changes_to_send,
     check_changes,
     check_journal_is_there,
-    find_changes,
     other_model,
 )
 from batch_runner.emptied import check_records_are_readable
@@ -27,11 +27,10 @@ from batch_runner.work import Work
 def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> Changes:
     """The changed rows. Raises ChangedRowsError for more than this share of the answers."""
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
-    if work.kept is not None:
-        return Changes(finished=0)
-    changes = find_changes(work, plan, same_prompt=work.same_prompt)
+    changes = changes_to_send(work, plan)
+    kept = work.kept_count
     try:
-        check_changes(changes, origin=work.job.origin, most_share=most_share)
+        check_changes(changes, origin=work.job.origin, most_share=most_share, kept=kept)
     except ChangedRowsError as error:
         if note := other_model(work):
             raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None

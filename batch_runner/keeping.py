@@ -1,17 +1,22 @@
 """Changed rows that show the answers they had: `--on-change keep`, and until when it is remembered.
 
 Whoever looks at the job afterwards (`export`, `status`, another run) must see the same. It holds for
-the prompt and the parameters it was said of; where rows have no labels, for that very input too,
-because their positions mean nothing in another one.
+the prompt and the parameters it was said of. Where rows have labels, it holds for the rows that there
+were, and until one is edited; without labels, for that very input, because positions mean nothing in
+another one.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from batch_runner.changes import find_changes, keep_old_answers
+from batch_runner.changes import Changes, find_changes, keep_old_answers
 from batch_runner.fingerprint import fingerprint
-from batch_runner.plan import unfinished
+from batch_runner.journal import RunDirectory
+from batch_runner.kept import KeptRows, digest_of_kept, read_kept
+from batch_runner.plan import Plan, unfinished
+from batch_runner.records import Request
+from batch_runner.tables import ignore
 from batch_runner.work import KEPT, Work
 
 
@@ -19,10 +24,11 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
     """The plan sends no changed row if that was `said`; None: if the last run was told so."""
     if said is False:
         return
-    work.kept = _remembered(work)
+    job = fingerprint(work.job)
+    remembered = work.kept = _remembered(work)
     if work.kept is None and said:
         work.kept = {
-            "fingerprint": fingerprint(work.job),
+            "fingerprint": job,
             "input": work.input_identity,
             "same_prompt": work.same_prompt,
         }
@@ -30,18 +36,34 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
         return
     plan = replace(work.plan)
     plan.choose(work.replay.index, unfinished)  # the same rows, whoever asks
-    changes = find_changes(work, plan, same_prompt=work.kept["same_prompt"])
-    if changes.rows:
-        keep_old_answers(work.plan, changes)
+    changes = kept = find_changes(work, plan, same_prompt=work.kept["same_prompt"])
+    among = ""
+    if work.builder.label_columns:
+        digests = _digests(work, plan, changes)
+        directory = RunDirectory(work.job.run_path)
+        known = read_kept(directory, fingerprint=job) if remembered else None
+        if said or (known is None and digests):  # where the file was lost, it is made anew
+            work.kept_rows = (known or KeptRows(fingerprint=job)).with_more(digests.values())
+            work.kept_rows_are_new = True
+            among = "" if said else ", any edited since among them"
+        elif known is not None:
+            work.kept_rows = known
+            rows = {row: n for row, n in changes.rows.items() if digests[row] in known}
+            kept = replace(changes, rows=rows)
+    if kept.rows:
+        keep_old_answers(work.plan, kept)
         work.plan_made_of = None  # of more than job and input, from here on
-        rows = (
-            "1 changed row shows"
-            if len(changes.rows) == 1
-            else f"{len(changes.rows):,} changed rows show"
-        )
-        work.warnings.append(
-            f"{rows} the answer of before (--on-change keep); --on-change rerun asks again"
-        )
+        work.kept_count = len(kept.rows)
+        work.warnings.append(_note(work.kept_count, len(changes.rows) - work.kept_count, among))
+
+
+def _note(kept: int, edited: int, among: str) -> str:
+    rows = "1 changed row shows" if kept == 1 else f"{kept:,} changed rows show"
+    again = "--on-change rerun asks again"
+    if edited:
+        among = f", those edited since ({edited:,}) are sent"
+        again += " for all of them"
+    return f"{rows} the answer of before (--on-change keep){among}; {again}"
 
 
 def _remembered(work: Work) -> Mapping[str, Any] | None:
@@ -50,3 +72,19 @@ def _remembered(work: Work) -> Mapping[str, Any] | None:
         return None
     is_same = bool(work.builder.label_columns) or mark["input"] == work.input_identity
     return mark if is_same else None
+
+
+def _digests(work: Work, plan: Plan, changes: Changes) -> dict[int, int]:
+    """By row: what a changed row asks for now, and which answer it had."""
+    builder, index, rows = work.builder, work.replay.index, changes.rows
+    asked = {row: index.key(plan.entries[row]) for row in rows}
+    if any(plan.occurrences[row] for row in rows):  # their keys tell of the rows before them, too
+        for row in work.table.rows(columns=builder.columns, on_bad=ignore):
+            if row.index in rows and plan.occurrences[row.index]:
+                request = builder.build(row)
+                if isinstance(request, Request):
+                    asked[row.index] = request.key
+    return {
+        row: digest_of_kept(request=asked[row], answer=index.key(number))
+        for row, number in rows.items()
+    }

@@ -10,6 +10,7 @@ from batch_runner.columns import OutputColumns
 from batch_runner.fingerprint import fingerprint
 from batch_runner.job import COMMAND_LINE, JobSpec
 from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
+from batch_runner.kept import KeptRows, write_kept
 from batch_runner.output_place import is_ours
 from batch_runner.outset import MARK, Outset, outset_of
 from batch_runner.plan import Dedupe, Plan
@@ -56,6 +57,12 @@ class Work:
     """How the rows stood before this run, once somebody has asked."""
     kept: Mapping[str, Any] | None = None
     """Changed rows show the answers they had before: see `keeping`."""
+    kept_rows: KeptRows | None = None
+    """Which ones, where rows have labels."""
+    kept_rows_are_new: bool = False
+    """The run folder does not know them yet."""
+    kept_count: int = 0
+    """How many rows of the plan show such an answer."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -80,7 +87,12 @@ def remember_job(work: Work) -> None:
 
     What else it says stays: `freshness` sees for itself whether its part still holds.
     """
-    path = RunDirectory(work.job.run_path).manifest
+    directory = RunDirectory(work.job.run_path)
+    if work.kept_rows is not None and work.kept_rows_are_new:
+        # First: without the file, what the manifest says keeps any row.
+        write_kept(directory, work.kept_rows)
+        work.kept_rows_are_new = False
+    path = directory.manifest
     found, new = read_manifest(path), manifest_of(work)
     if isinstance(found, Manifest):
         # A run that sends nothing has not used the journal with this prompt.

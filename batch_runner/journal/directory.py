@@ -22,6 +22,7 @@ class RunDirectory:
         """Folder of the segments."""
         self.reserve = path / "reserve"
         self.shortcut = path / "shortcut"
+        self.kept = path / "kept"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"

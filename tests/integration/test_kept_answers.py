@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import time
 
 import pytest
+
+from batch_runner.export import export
 
 
 JOB = """
@@ -127,6 +130,237 @@ def test_without_labels_nothing_is_kept_for_rows_of_another_input(work):
     assert ran.code == 2, "old answers would stand beside new rows, or all be paid for"
     assert work.calls() == told
     assert "another" not in work.output.read_text()
+
+
+def keep_another_prompt(work):
+    """Ten answered rows that show the answers to another prompt than the job's."""
+    work("run")
+    work.write("Say: {{ x }}")
+    ran = work("run", "--on-change", "keep")
+    assert ran.code == 0, ran.err
+    return work.answers(), work.calls()
+
+
+def edit(work, **texts):
+    work.rows |= texts
+    work.write("Say: {{ x }}")
+
+
+def test_a_row_edited_after_keep_is_sent_and_no_other(work):
+    before, told = keep_another_prompt(work)
+    edit(work, r3="edited", new="new")
+    checked = work("check").out
+    assert "2 to send (1 new, 1 changed)" in checked
+    note = "9 changed rows show the answer of before (--on-change keep), those edited since (1) are sent"
+    assert note in checked
+    tried = work("run", "--dry-run")
+    assert "2 to send (1 new, 1 changed), 9 done before" in tried.err
+    assert note in tried.err
+    assert work("retry").code == 0
+    assert work.calls() == told, "nobody has sent anything yet"
+
+    assert work("run", "-q").code == 0
+    after = work.answers()
+    assert work.calls() == told + 2
+    assert [name for name in before if after[name] != before[name]] == ["r3"]
+    assert "0 to send" in work("check").out
+    assert work("export", "-o", "other.csv").code == 0
+    assert (work.folder / "other.csv").read_bytes() == work.output.read_bytes()
+    rested = work("run")
+    assert "9 changed rows show the answer of before (--on-change keep); --on-change" in rested.err
+    assert work.calls() == told + 2
+
+
+def test_an_edited_row_shows_no_answer_to_the_text_it_had(work):
+    keep_another_prompt(work)
+    edit(work, r3="edited")
+    assert work("export").code == 0
+    assert [name for name, text in work.answers().items() if not text] == ["r3"]
+
+
+def test_a_row_edited_while_the_run_goes_on_shows_no_answer_to_the_text_it_had(work, monkeypatch):
+    before, _ = keep_another_prompt(work)
+
+    def edit_and_export(*arguments, **options):
+        edit(work, r3="edited")
+        return export(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_runner.conclusion.export", edit_and_export)
+        edit(work, new="new")
+        work("run")
+    after = work.answers()
+    assert after.pop("new")
+    assert after == before | {"r3": ""}
+
+
+def test_a_row_edited_back_does_not_show_the_answer_to_the_text_in_between(work):
+    before, told = keep_another_prompt(work)
+    text = work.rows["r3"]
+    edit(work, r3="edited")
+    edit(work, r3=text)
+    assert work("run").code == 0
+    assert work.answers() == before, "edited back before anybody looked"
+    edit(work, r3="edited")
+    work("run")
+    between = work.answers()["r3"]
+    edit(work, r3=text)
+    assert work("run").code == 0
+    assert work.answers()["r3"] not in ("", between)
+    assert work.calls() == told + 2
+
+
+def test_the_latest_answer_is_kept_whatever_was_planned_before_it(work):
+    def ask(prompt, *options):
+        work.write(prompt)
+        os.utime(work.folder / "in.csv", (1e9, 1e9))  # old enough for a plan to be left
+        return work("run", *options).code
+
+    assert ask("Sum: {{ x }}") == 0
+    assert ask("Say: {{ x }}") == 2, "refused, and planned"
+    assert ask("Tell: {{ x }}", "--on-change", "rerun") == 0
+    assert ask("Say: {{ x }}", "--on-change", "rerun") == 0
+    latest, told = work.answers(), work.calls()
+    assert ask("Name: {{ x }}", "--on-change", "keep") == 0
+    assert work.answers() == latest
+    (work.run_folder / "shortcut").unlink()
+    assert ask("Name: {{ x }}") == 0
+    assert work.answers() == latest
+    assert work.calls() == told
+
+
+def test_two_rows_that_swap_their_texts_are_edited(work):
+    before, told = keep_another_prompt(work)
+    edit(work, r3=work.rows["r4"], r4=work.rows["r3"])
+    assert work("run").code == 0
+    assert work.calls() == told + 2
+    after = work.answers()
+    assert [name for name in before if after[name] != before[name]] == ["r3", "r4"]
+
+
+@pytest.mark.parametrize("options", [[], ["--force-dedupe"]])
+def test_a_kept_row_is_not_edited_by_what_becomes_of_others_with_its_text(work, options):
+    work.rows |= {"r3": "same", "r4": "same", "r5": "same"}
+    work.write()
+    work("run", *options)
+    work.write("Say: {{ x }}")
+    assert work("run", "--on-change", "keep").code == 0
+    told = work.calls()
+    del work.rows["r4"]
+    if not options:  # where copies share one answer, only the row that was asked for has a name
+        work.rows = dict(reversed(work.rows.items()))
+    work.write("Say: {{ x }}")
+    assert work("run").code == 0
+    assert work.calls() == told
+
+
+def test_more_than_a_fifth_edited_after_keep_is_refused_and_the_way_out_names_its_price(work):
+    _, told = keep_another_prompt(work)
+    edit(work, r1="edited", r2="edited", r3="edited")
+    for command in (["run"], ["retry"]):
+        ran = work(*command)
+        assert ran.code == 2, command
+        assert "3 of 10 finished rows would be sent" in ran.err
+        assert "--on-change rerun sends them and the 7 rows kept so far" in ran.err
+    assert "3 of 10 finished rows would be sent" in work("check").err
+    assert work("export").code == 2, "nor are three answers lost"
+    assert work.calls() == told
+    assert work("run", "--on-change", "keep").code == 0
+    assert work("run").code == 0, "keep was said of the edited ones, too"
+    assert work.calls() == told
+    edit(work, r1="edited once more")
+    assert work("run").code == 0
+    assert work.calls() == told + 1
+    assert work("run", "--on-change", "rerun").code == 0
+    assert work.calls() == told + 10
+
+
+def test_keep_said_while_nothing_had_changed_keeps_no_later_edit(work):
+    work("run")
+    assert work("run", "--on-change", "keep").code == 0
+    told = work.calls()
+    work.rows["r3"] = "edited"
+    work.write()
+    assert work("run").code == 0
+    assert work.calls() == told + 1
+
+
+def test_an_input_that_was_empty_for_a_night_has_its_kept_rows_again(work):
+    before, told = keep_another_prompt(work)
+    rows = dict(work.rows)
+    work.rows = {}
+    work.write("Say: {{ x }}")
+    assert work("run").code == 0
+    work.rows = rows
+    work.write("Say: {{ x }}")
+    assert work("run").code == 0
+    assert work.answers() == before
+    edit(work, r3="edited")
+    assert work("run").code == 0
+    assert work.calls() == told + 1
+
+
+HARM = {
+    "lost": lambda file: file.unlink(),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
+    "empty": lambda file: file.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_without_the_file_that_knows_them_all_are_kept_and_known_from_then_on(work, harm):
+    before, told = keep_another_prompt(work)
+    HARM[harm](work.run_folder / "kept")
+    edit(work, r3="edited")
+    ran = work("run")
+    assert (
+        "10 changed rows show the answer of before (--on-change keep), any edited since" in ran.err
+    )
+    assert work.answers() == before
+    assert work.calls() == told
+    edit(work, r4="edited")
+    assert "9 changed rows show" in work("run").err
+    assert work.calls() == told + 1
+
+
+@pytest.mark.parametrize(
+    "write", ["batch_runner.work.write_kept", "batch_runner.work.write_manifest"]
+)
+def test_a_run_that_died_while_keep_was_noted_pays_for_nothing(work, monkeypatch, write):
+    before, told = keep_another_prompt(work)
+    work.write("Tell: {{ x }}")
+
+    def die(*_arguments, **_options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, die)
+        assert work("run", "--on-change", "keep").code != 0
+    assert work("run").code == 2, "keep has not been noted, so the guard asks"
+    edit(work)
+    assert work("run").code == 0, "nor has what was noted of the prompt before been forgotten"
+    assert work("run").code == 0
+    assert work.answers() == before
+    assert work.calls() == told
+
+
+def test_edited_rows_go_on_after_a_kill(work, run_cli):
+    work.rows = {f"r{n}": f"text {n}" for n in range(40)}
+    work.write()
+    before, told = keep_another_prompt(work)
+    edit(work, **{f"r{n}": f"edited {n}" for n in range(6)})
+    work.server.misbehave("slow:0.4")
+    process = run_cli.start("run", "job.toml", "-c", "1")
+    deadline = time.monotonic() + 20
+    while work.calls() < told + 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    work.server.misbehave("ok")
+    assert work("run").code == 0
+    after = work.answers()
+    assert [name for name in before if after[name] != before[name]] == [f"r{n}" for n in range(6)]
+    assert told + 6 <= work.calls() <= told + 7, "at most the call in flight is repeated"
 
 
 LOSSES = {
