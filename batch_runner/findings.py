@@ -127,8 +127,8 @@ class Findings:
         if result.unknown:
             self._add_unknown(result)
         self._add_to_run(result, bill)
-        if result.latency_seconds is not None and result.attempts:
-            self.latencies.add(result.latency_seconds)
+        if (seconds := result.reply_seconds) is not None:
+            self.latencies.add(seconds)
         if result.model and (result.model in self.models or len(self.models) < MOST_CODES):
             self.models[result.model] += 1
         if result.started_at is not None and result.finished_at is not None:

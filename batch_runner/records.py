@@ -241,6 +241,11 @@ class RowResult:
     def code(self) -> str | None:
         return self.ending.code
 
+    @property
+    def reply_seconds(self) -> float | None:
+        """How long the endpoint took to reply; None where no reply came, however soon that showed."""
+        return None if self.http_status is None else self.latency_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:

@@ -106,6 +106,6 @@ class Tally:
             )
         if result.model:
             self.models[result.model] += 1
-        if result.latency_seconds is not None and result.attempts:
-            self.latencies.add(result.latency_seconds)
+        if (seconds := result.reply_seconds) is not None:
+            self.latencies.add(seconds)
         self.biller.add(self.bill, result)

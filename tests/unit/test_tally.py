@@ -53,6 +53,19 @@ def test_rows_are_counted_and_what_they_cost():
     assert tally.statuses == {RowStatus.OK: 2, RowStatus.FAILED: 1}
 
 
+def test_a_connection_refused_at_once_is_no_quick_reply():
+    tally = Tally(Biller(PriceBook({})))
+    refused = Failure(code="connection", message="")
+    served = Completion(text="a")
+    key = bytes(16)
+    tally.add(RowResult(key=key, row=0, ending=refused, attempts=1, latency_seconds=0.001))
+    assert tally.latencies.quantiles() == {}
+    tally.add(
+        RowResult(key=key, row=1, ending=served, attempts=1, latency_seconds=2.0, http_status=200)
+    )
+    assert tally.latencies.quantiles()["p50"] == pytest.approx(2.0, rel=0.1)
+
+
 def test_each_error_keeps_its_first_row_as_an_example():
     tally = Tally(Biller(PriceBook({})))
     for row, label in ((16, None), (17, "a-17")):
