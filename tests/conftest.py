@@ -21,6 +21,15 @@ from batch_runner.signals import STOPPING
 
 ROOT = Path(__file__).parents[1]
 
+# A shell that starts the tests in the background has them ignore these, and with them every process
+# that they start.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
 # The same examples in every run: what passed yesterday passes today. `make fuzz` rolls new dice.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("dice", deadline=None, max_examples=2000)
