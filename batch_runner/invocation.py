@@ -192,10 +192,11 @@ def last_invocation(
         return None
     found = found.seen_here(Path(manifest.job.get("typed_in") or Path.cwd()))
     wrote = manifest.job.get("output")
-    if output is not None and wrote is not None and not _is_same(output, wrote):
+    if output is not None and wrote is not None and not is_same_place(output, Path(wrote)):
         return replace(found, flags={**found.flags, "output": str(output)})
     return found
 
 
-def _is_same(output: Path, wrote: str) -> bool:
-    return os.path.realpath(output) == os.path.realpath(wrote)
+def is_same_place(one: Path, other: Path) -> bool:
+    """Links looked through; neither need be there."""
+    return os.path.realpath(one) == os.path.realpath(other)

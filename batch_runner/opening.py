@@ -68,11 +68,7 @@ def open_work(
     everything that is wrong with job, input or output.
     """
     started_at = time.time()
-    _check_names("the job file", [job.origin])
-    _check_names(job.place("input.path"), job.input.path)
-    _check_names(job.place("output.path"), [str(job.output_path), job.output.report or ""])
-    table = open_input(job)
-    _check_names(job.place("input.path"), map(str, table.paths))
+    table = _open_named_input(job)
     input_identity = identity_of(table.paths)
     check_output(job, table)
     builder = _open_builder(job, table)
@@ -130,6 +126,16 @@ def _open_builder(job: JobSpec, table: Table) -> PromptBuilder:
         hint = _delimiter_hint(table.header)
         builder.check_columns(table.header, source=str(table.paths[0]), hint=hint)
     return builder
+
+
+def _open_named_input(job: JobSpec) -> Table:
+    """The input, once journal and meta file could name all that the job reads and writes."""
+    _check_names("the job file", [job.origin])
+    _check_names(job.place("input.path"), job.input.path)
+    _check_names(job.place("output.path"), [str(job.output_path), job.output.report or ""])
+    table = open_input(job)
+    _check_names(job.place("input.path"), map(str, table.paths))
+    return table
 
 
 def _check_names(place: str, paths: Iterable[str]) -> None:

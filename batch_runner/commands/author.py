@@ -1,12 +1,11 @@
 """The job that wrote an output, where that output or its run folder stands in the place of a job."""
 
-import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batch_runner.errors import JobError, UsageError
-from batch_runner.invocation import Invocation, last_invocation
+from batch_runner.invocation import Invocation, is_same_place, last_invocation
 from batch_runner.job import Given, JobSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.run_place import output_of, run_folder
@@ -65,12 +64,12 @@ class Author:
     def _since(self) -> str:
         """What became of the output after it was written."""
         wrote = self.manifest.job.get("output")
-        is_there = wrote is None or _is_same(Path(wrote), self.output)
+        is_there = wrote is None or is_same_place(Path(wrote), self.output)
         return "" if is_there else "; since then it was copied or moved"
 
     def check_writes(self, job: JobSpec, command: str) -> None:
         """Raise UsageError unless `job` writes to the folder: else other rows would take its place."""
-        if not _is_same(job.run_path, self.folder):
+        if not is_same_place(job.run_path, self.folder):
             raise UsageError(
                 f"{str(self.output)!r} was written by {self._in_words}, which writes "
                 f"{str(job.output_path)!r} today{self._since}",
@@ -146,7 +145,3 @@ def taken_up(author: Author, typed: Invocation, *, command: str) -> Meant:
         given=given,
         asked=None if is_said else author.manifest.extra.get("base_url"),
     )
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
