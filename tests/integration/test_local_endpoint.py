@@ -126,8 +126,13 @@ def test_it_writes_nothing_to_the_terminal(capfd):
 
 
 def test_verbose_shows_llama_cpp_at_work(capfd):
-    LocalEndpoint(slots=1, verbose=True).close()
-    out, err = capfd.readouterr()
+    out = err = ""
+    until = time.monotonic() + 10  # its log is a thread of its own, and may come after its answers
+    with LocalEndpoint(slots=1, verbose=True):
+        while "model loaded" not in err and time.monotonic() < until:
+            time.sleep(0.02)
+            said = capfd.readouterr()
+            out, err = out + said.out, err + said.err
     assert out == ""
     assert "model loaded" in err
 
