@@ -11,7 +11,7 @@ from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
 from batch_runner.emptied import keep_emptied
-from batch_runner.errors import BatchRunnerError, ExitCode, StorageError
+from batch_runner.errors import BatchRunnerError, ExitCode, InputError, StorageError
 from batch_runner.export import Exported, export
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
@@ -58,7 +58,13 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         summary.warnings.append(emptied)
     exported = fresh_export(work) if dispatch is None else None
     if exported is None:
-        exported = export(work, work.job.output_path)
+        try:
+            exported = export(work, work.job.output_path)
+        except InputError as error:  # it could be read when the plan was made
+            raise InputError(
+                f"{error}; the output stays as it was, and what was answered is kept",
+                hint=error.hint or "run again once nobody writes to it",
+            ) from error
         remember_export(work, exported)
     _add_output(summary, exported, work, options)
     summary.elapsed_seconds = time.time() - work.started_at
@@ -104,6 +110,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
         duplicates=plan.duplicates,
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
+        bad_files=[file.reason for file in work.table.left_out],
         damaged_records=sum(not place.is_expected for place in work.replay.damage),
         warnings=list(work.warnings),
     )

@@ -31,11 +31,12 @@ def check_records_are_readable(work: Work) -> None:
 
     It has not lost its rows: they are there, or are still being written.
     """
-    unread = [*work.plan.bad, *work.plan.torn]
+    unread = [f"{record.place}: {record.reason}" for record in (*work.plan.bad, *work.plan.torn)]
+    unread += [file.reason for file in work.table.left_out]
     if work.plan.rows or not unread or not any(_shown(work)):
         return
     raise InputError(
-        f"{unread[0].place}: {unread[0].reason}: no record of the input can be read, and "
+        f"{unread[0]}: no record of the input can be read, and "
         f"{str(work.job.output_path)!r} shows rows: it would be emptied",
         hint="mend the input; run --on-change rerun empties the output, and another output.path, "
         "or -o, leaves it alone",

@@ -4,8 +4,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from batch_runner.attachments import read_attachment
@@ -13,7 +13,7 @@ from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
 from batch_runner.errors import InputError, JobError
-from batch_runner.job import InputFormat, JobSpec
+from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
 from batch_runner.journal import (
     Holder,
     LockPolicy,
@@ -26,6 +26,7 @@ from batch_runner.keeping import keep_changed_rows
 from batch_runner.output_place import check_output, locked_place
 from batch_runner.plan import (
     Dedupe,
+    Plan,
     Wanted,
     Watch,
     check_dedupe,
@@ -38,7 +39,14 @@ from batch_runner.prompt import PromptBuilder
 from batch_runner.run_place import last_prices
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
-from batch_runner.tables import Format, Table, open_table, suggest_delimiter
+from batch_runner.tables import (
+    Format,
+    Table,
+    expand,
+    none_readable,
+    open_table,
+    suggest_delimiter,
+)
 from batch_runner.work import Work
 
 
@@ -48,6 +56,7 @@ _ONE_OF_MANY = (
     "the files of an input are one table: each needs the same header, also without a row; "
     "mend this one, or leave it out"
 )
+_OR_SKIP = 'on_bad_row = "skip" under [input] leaves such a file out'
 
 
 @contextmanager
@@ -72,7 +81,7 @@ def open_work(
     input_identity = identity_of(table.paths)
     check_output(job, table)
     builder = _open_builder(job, table)
-    columns = output_columns(job, many_files=len(table.paths) > 1 or _is_glob(job))
+    columns = output_columns(job, many_files=len(table.named_paths) > 1 or _is_glob(job))
     schema = _answer_schema(job)
     directory = RunDirectory(job.run_path)
     with ExitStack() as stack:
@@ -96,7 +105,14 @@ def open_work(
             # Whoever only reads shows what was shared; a run is what may be refused.
             shared = Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe
             planned = partial(make_plan, new_columns=columns.columns, dedupe=shared, watch=watch)
-            plan = planned(job, table, builder, found.index, wanted=wanted)
+            made = partial(planned, job, builder=builder, index=found.index, wanted=wanted)
+            named = dict(zip(table.paths, input_identity, strict=True))
+            table, plan = _plan_of_readable(
+                job, table, made, columns=builder.columns, is_watched=watch is not None
+            )
+            if len(table.paths) < len(named):
+                # Trouble that passes by itself shows in nothing that a digest could be made of.
+                made_of, input_identity = None, [named[path] for path in table.paths]
         work = Work(
             job=job,
             table=table,
@@ -134,7 +150,7 @@ def _open_named_input(job: JobSpec) -> Table:
     _check_names(job.place("input.path"), job.input.path)
     _check_names(job.place("output.path"), [str(job.output_path), job.output.report or ""])
     table = open_input(job)
-    _check_names(job.place("input.path"), map(str, table.paths))
+    _check_names(job.place("input.path"), map(str, table.named_paths))
     return table
 
 
@@ -152,18 +168,66 @@ def _check_names(place: str, paths: Iterable[str]) -> None:
 
 def open_input(job: JobSpec) -> Table:
     declared = job.input.format
+    opened = partial(
+        open_table,
+        expand(job.input.path, place=job.place("input.path")),
+        format=None if declared is InputFormat.AUTO else Format(declared),
+        encoding=job.input.encoding,
+        delimiter=job.input.delimiter,
+    )
+    if _leaves_out(job):
+        return opened(leaves_out=True)
     try:
-        return open_table(
-            job.input.path,
-            format=None if declared is InputFormat.AUTO else Format(declared),
-            encoding=job.input.encoding,
-            delimiter=job.input.delimiter,
-            place=job.place("input.path"),
-        )
+        return opened()
     except InputError as error:
-        if error.hint or not (len(job.input.path) > 1 or _is_glob(job)):
+        if not (len(job.input.path) > 1 or _is_glob(job)):
             raise
-        raise InputError(str(error), hint=_ONE_OF_MANY) from error
+        hint = error.hint or _ONE_OF_MANY
+        with suppress(InputError):
+            hint += f"; {_OR_SKIP}" * bool(opened(leaves_out=True).left_out)
+        raise InputError(str(error), hint=hint) from error
+
+
+def _leaves_out(job: JobSpec) -> bool:
+    """Of several files those that cannot be read, as of one the records."""
+    return job.input.on_bad_row is BadRowPolicy.SKIP
+
+
+def _plan_of_readable(
+    job: JobSpec,
+    table: Table,
+    made: Callable[..., Plan],
+    *,
+    columns: Collection[str] | None,
+    is_watched: bool,
+) -> tuple[Table, Plan]:
+    """The plan, and the table it was made of: without the files of several that break off.
+
+    That shows on the way, and then the plan is made anew. One that is watched is made once.
+    """
+    if is_watched and _leaves_out(job) and len(table.paths) > 1:
+        table = _without_unreadable(table, columns)
+    try:
+        return table, made(table=table)
+    except InputError as error:
+        if len(table.paths) == 1 or is_watched:
+            raise
+        if _leaves_out(job):
+            kept = _without_unreadable(table, columns)
+            if kept is table:
+                raise
+            return kept, made(table=kept)
+        if _OR_SKIP not in error.hint and any(table.unreadable(columns)):
+            hint = f"{error.hint}; {_OR_SKIP}" if error.hint else _OR_SKIP
+            raise InputError(str(error), hint=hint) from error
+        raise
+
+
+def _without_unreadable(table: Table, columns: Collection[str] | None) -> Table:
+    unreadable = [*table.unreadable(columns)]
+    if len(unreadable) == len(table.paths):
+        raise none_readable(len(table.named_paths), InputError(unreadable[0].reason))
+    return table.without(unreadable) if unreadable else table
 
 
 def _delimiter_hint(header: Sequence[str]) -> str:
@@ -195,6 +259,12 @@ def _new_run_id(started_at: float) -> str:
 
 def _warn(work: Work) -> None:
     plan = work.plan
+    if left_out := work.table.left_out:
+        files, were = many(len(left_out), "file"), "was" if len(left_out) == 1 else "were"
+        work.warnings.append(
+            f"{files} of {len(work.table.named_paths):,} could not be read and {were} left out, rows "
+            f"and all: {'; '.join(file.reason for file in left_out)}"
+        )
     work.warnings += [
         f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
     ]

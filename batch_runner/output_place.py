@@ -77,7 +77,7 @@ def check_target(path: Path, table: Table, *, place: str) -> None:
             hint="end it in .csv, .tsv, .jsonl or .parquet (also with .gz .bz2 .xz .zst)",
         ) from None
     written = [p for p in _written(path, table) if p.exists()]
-    if any(p.samefile(source) for p in written for source in table.paths):
+    if any(p.samefile(source) for p in written for source in table.named_paths):
         raise JobError(f"{place} is also the input", hint="choose another file")
 
 

@@ -35,6 +35,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         duplicates=work.plan.duplicates,
         bad_records=work.plan.bad_count,
         bad_places=[record.place for record in work.plan.bad],
+        bad_files=[file.reason for file in work.table.left_out],
         damaged_records=sum(not place.is_expected for place in work.replay.damage),
         bill=findings.bill(),
         run_bill=findings.bill(),

@@ -54,6 +54,8 @@ class RunSummary:
     report: str | None = None
     bad_records: int = 0
     bad_places: list[str] = field(default_factory=list)
+    bad_files: list[str] = field(default_factory=list)
+    """Files of several that could not be read, and why: their rows are not among `rows`."""
     duplicates: int = 0
     formula_cells: int = 0
     damaged_records: int = 0
@@ -94,6 +96,7 @@ class RunSummary:
             "duplicates": self.duplicates,
             "bad_records": self.bad_records,
             "bad_record_places": self.bad_places,
+            "bad_files": self.bad_files,
             "csv_formula_cells": self.formula_cells,
             "damaged_journal_records": self.damaged_records,
             "price_source": self.price_source,

@@ -1,6 +1,8 @@
 """Tables: rows from CSV, JSONL and Parquet files in a stream, and written back faithfully."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from batch_runner.errors import InputError
@@ -10,6 +12,7 @@ from batch_runner.tables.formats import (
     Answer,
     Format,
     TornLine,
+    UnreadableFile,
     WriteReport,
     format_of,
     ignore,
@@ -41,6 +44,7 @@ __all__ = [
     "ParquetTable",
     "Table",
     "TornLine",
+    "UnreadableFile",
     "WriteReport",
     "check_new_columns",
     "compressed",
@@ -49,6 +53,7 @@ __all__ = [
     "format_of",
     "ignore",
     "likely_encoding",
+    "none_readable",
     "open_table",
     "read_batch_lines",
     "refuse",
@@ -64,23 +69,57 @@ def open_table(
     encoding: str = "utf-8",
     delimiter: str | None = None,
     place: str = "",
+    leaves_out: bool = False,
 ) -> Table:
     """The files that paths and globs name, as one table. Headers and schemas have been read.
 
     `delimiter` None: a TAB for `.tsv`, else a comma. Encoding and delimiter mean nothing to
     Parquet. Raises an InputError for files that are missing (which names `place`, where they were
-    asked for) or do not fit together.
+    asked for) or do not fit together; `leaves_out`: only where none of several can be opened.
     """
+
+    def opened(files: tuple[Path, ...]) -> Table:
+        match format or _common_format(files):
+            case Format.CSV:
+                return open_csv(files, encoding=encoding, delimiter=delimiter)
+            case Format.JSONL:
+                return open_jsonl(files, encoding=encoding)
+            case Format.PARQUET:
+                return open_parquet(files)
+            case Format.OPENAI_BATCH:
+                return open_openai_batch(files, encoding=encoding)
+
     files = expand(paths, place=place)
-    match format or _common_format(files):
-        case Format.CSV:
-            return open_csv(files, encoding=encoding, delimiter=delimiter)
-        case Format.JSONL:
-            return open_jsonl(files, encoding=encoding)
-        case Format.PARQUET:
-            return open_parquet(files)
-        case Format.OPENAI_BATCH:
-            return open_openai_batch(files, encoding=encoding)
+    return _open_readable(files, opened) if leaves_out and len(files) > 1 else opened(files)
+
+
+def _open_readable(files: tuple[Path, ...], opened: Callable[[tuple[Path, ...]], Table]) -> Table:
+    """Those that can be opened and have the shape that most of them have; the first's, if in doubt."""
+    alone: dict[Path, Table] = {}
+    left_out: dict[Path, InputError] = {}
+    for file in files:
+        try:
+            alone[file] = opened((file,))
+        except InputError as error:
+            left_out[file] = error
+    if not alone:
+        raise none_readable(len(files), left_out[files[0]])
+    shape = Counter(table.shape for table in alone.values()).most_common(1)[0][0]
+    usual = next(file for file, table in alone.items() if table.shape == shape)
+    for file, table in alone.items():
+        if table.shape != shape:
+            try:
+                opened((usual, file))
+            except InputError as error:  # says in what they differ
+                left_out[file] = error
+    told = (UnreadableFile(path=f, reason=str(left_out[f])) for f in files if f in left_out)
+    fitting = opened(tuple(file for file in files if file not in left_out))
+    return replace(fitting, left_out=tuple(told))
+
+
+def none_readable(files: int, first: InputError) -> InputError:
+    """For several files of which there is none to go on with."""
+    return InputError(f"none of the {files:,} input files can be read: {first}", hint=first.hint)
 
 
 def _common_format(files: tuple[Path, ...]) -> Format:

@@ -1,10 +1,10 @@
 """CSV and TSV: strict, everything is text, and what is not ours goes out byte for byte."""
 
 import csv
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple, Self
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
@@ -39,6 +39,14 @@ class CsvTable(Table):
     header: tuple[str, ...]
     delimiter: str
     files: tuple[TextFile, ...]
+
+    @property
+    def shape(self) -> Hashable:
+        return self.format, self.header, self.delimiter, self.files[0].encoding
+
+    def among(self, places: Sequence[int]) -> Self:
+        files = tuple(self.files[place] for place in places)
+        return replace(self, paths=tuple(file.path for file in files), files=files)
 
     def rows(
         self,
@@ -140,9 +148,10 @@ def open_csv(paths: tuple[Path, ...], *, encoding: str, delimiter: str | None) -
             hint='one character such as "," or ";" or "\\t"',
         )
     delimiters = [delimiter or _usual_delimiter(path) for path in paths]
-    if len(set(delimiters)) > 1:
+    odd = next((p for p, d in zip(paths, delimiters, strict=True) if d != delimiters[0]), None)
+    if odd is not None:
         raise InputError(
-            f"{paths[0]} and the other files mix .csv and .tsv",
+            f"{odd}: delimited by another character than {paths[0]}: .csv and .tsv are mixed",
             hint="set input.delimiter if all of them have the same",
         )
     headers = [_header(file, delimiters[0]) for file in files]

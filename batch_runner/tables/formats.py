@@ -1,4 +1,4 @@
-"""The words of tables: Format, TornLine, WriteReport, Answer."""
+"""The words of tables: Format, TornLine, UnreadableFile, WriteReport, Answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +54,15 @@ def inner_suffix(path: Path) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TornLine(BadRecord):
     """A last line without its end of line that cannot be read: somebody is still writing it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableFile:
+    """One of several files, left out of their table as a whole."""
+
+    path: Path
+    reason: str
+    """Names the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

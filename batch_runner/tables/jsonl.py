@@ -1,10 +1,10 @@
 """JSONL: a JSON object a line; new keys are spliced into the line as it was."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Self
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
@@ -26,6 +26,14 @@ class JsonlTable(Table):
     format: ClassVar[Format] = Format.JSONL
     header: None = None
     files: tuple[TextFile, ...]
+
+    @property
+    def shape(self) -> Hashable:
+        return self.format, self.header, self.files[0].encoding
+
+    def among(self, places: Sequence[int]) -> Self:
+        files = tuple(self.files[place] for place in places)
+        return replace(self, paths=tuple(file.path for file in files), files=files)
 
     def rows(
         self,

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  a CSV or JSONL run imports no pyarrow
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -36,6 +36,10 @@ class ParquetTable(Table):
     header: tuple[str, ...]
     schema: Any
     """The `pa.Schema` of the first file, with its metadata."""
+
+    @property
+    def shape(self) -> Hashable:
+        return self.format, tuple(map(str, self.schema))
 
     def rows(
         self,

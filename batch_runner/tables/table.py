@@ -1,15 +1,22 @@
 """Table: what rows are read from and written back to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, Self
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.converting import convert
-from batch_runner.tables.formats import Answer, Format, WriteReport, ignore, refuse
+from batch_runner.tables.formats import (
+    Answer,
+    Format,
+    UnreadableFile,
+    WriteReport,
+    ignore,
+    refuse,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +27,36 @@ class Table(ABC):
     paths: tuple[Path, ...]
     header: tuple[str, ...] | None
     """Column names; None for JSONL, where they show while reading."""
+    left_out: tuple[UnreadableFile, ...] = ()
+    """Files that were named beside `paths` and cannot be read with them."""
+
+    @property
+    def named_paths(self) -> tuple[Path, ...]:
+        return (*self.paths, *(file.path for file in self.left_out))
+
+    @property
+    def shape(self) -> Hashable:
+        """What the files of one table have in common."""
+        return self.format, self.header
+
+    def among(self, places: Sequence[int]) -> Self:
+        """The rows of the files at these places among `paths` alone."""
+        return replace(self, paths=tuple(self.paths[place] for place in places))
+
+    def unreadable(self, columns: Collection[str] | None = None) -> Iterator[UnreadableFile]:
+        """The files that cannot be read to their end, each read by itself."""
+        for place, path in enumerate(self.paths):
+            try:
+                for _ in self.among([place]).rows(columns=columns, on_bad=ignore):
+                    pass
+            except InputError as error:
+                yield UnreadableFile(path=path, reason=str(error))
+
+    def without(self, files: Sequence[UnreadableFile]) -> Self:
+        """The table that leaves out these files as well."""
+        gone = {file.path for file in files}
+        kept = self.among([place for place, path in enumerate(self.paths) if path not in gone])
+        return replace(kept, left_out=(*self.left_out, *files))
 
     @abstractmethod
     def rows(
