@@ -17,7 +17,7 @@ from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.outset import endings_of
+from batch_runner.outset import endings_of, read_outset
 from batch_runner.progress import many
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
@@ -147,7 +147,7 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
 
 
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:
-    summary.statuses = exported.statuses
+    ended_now, summary.statuses = summary.statuses, exported.statuses
     summary.codes = exported.codes
     summary.examples = exported.examples.told
     summary.reused = exported.reused
@@ -161,13 +161,22 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
             'csv_formulas = "escape" under [output] defuses such cells'
         )
     if summary.exit_code is ExitCode.DONE:
-        unanswered = sum(
-            exported.statuses[status]
+        statuses = exported.statuses
+        if options.fail_on.only_new:
+            statuses = ended_now + Counter({RowStatus.FAILED: _newly_unsendable(work)})
+        unanswered = exported.damaged + sum(
+            statuses[status]
             for status in (RowStatus.FAILED, RowStatus.REFUSED, RowStatus.INCOMPLETE)
         )
-        unanswered += exported.damaged
         if options.fail_on.is_failure(unanswered, summary.rows):
             summary.exit_code = ExitCode.ROWS_FAILED
+
+
+def _newly_unsendable(work: Work) -> int:
+    """How many more rows have no request than when the output was last written: nobody sends them."""
+    before = read_outset(work.before)
+    known = 0 if before is None else before.endings[RowStatus.FAILED, None]
+    return max(0, work.plan.unsendable[RowStatus.FAILED] - known)
 
 
 def _price_source(bill: Bill, work: Work) -> str | None:

@@ -92,13 +92,13 @@ def _dedupe(arguments: argparse.Namespace) -> Dedupe | None:
 
 
 def _fail_on(text: str) -> FailOn:
-    if text in ("any", "none"):
-        return FailOn(never=text == "none")
+    if text in ("any", "new", "none"):
+        return FailOn(never=text == "none", only_new=text == "new")
     number = text.removesuffix("%")
     try:
         share = float(number) / 100
     except ValueError:
         share = -1.0
     if not text.endswith("%") or not 0 <= share <= 1:
-        raise UsageError(f"--fail-on {text!r}: must be any, none or a share such as 2%")
+        raise UsageError(f"--fail-on {text!r}: must be any, new, none or a share such as 2%")
     return FailOn(share=share)

@@ -156,6 +156,8 @@ def test_a_night_with_failed_rows_speaks_up_and_says_how_to_go_on(house):
     assert ran.out == ""
     assert "batch-runner retry" in ran.err
     assert silent(house.night("--fail-on", "50%"))
+    assert silent(house.night("--fail-on", "new")), "last night told of it"
+    assert house.night().code == 3
     assert house.calls() == 3
 
 

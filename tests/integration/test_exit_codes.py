@@ -119,6 +119,30 @@ def test_fail_on_says_how_many_failed_rows_make_a_failure(work, fail_on, code):
     assert work("run", "--fail-on", fail_on) == code
 
 
+def test_fail_on_new_tells_of_a_failed_row_once(work):
+    work.spoil("two", "400")
+    assert work("run", "--fail-on", "new") == 3
+    assert work("run", "--fail-on", "new") == 0
+    assert work.meta()["exit_code"] == 0
+    assert work("run") == 3, "the default tells the state of the output"
+    with (work.folder / "in.csv").open("a") as file:
+        file.write("5,five [[fault:refusal]]\n")
+    assert work("run", "--fail-on", "new") == 3
+    assert work("run", "--fail-on", "new") == 0
+    assert work("retry", "--fail-on", "new") == 3, "it was asked again, and failed again"
+
+
+def test_fail_on_new_tells_once_of_a_row_that_cannot_be_sent(work):
+    path = work.folder / "in.csv"
+    path.write_text("id,body\n1,one\n2,\n")
+    for more in ("", "3,\n", "4,four\n5,\n"):
+        path.write_text(path.read_text() + more)
+        assert work("run", "--fail-on", "new") == 3, more
+        assert work("run", "--fail-on", "new") == 0, more
+    path.write_text(path.read_text() + "6,six\n")
+    assert work("run", "--fail-on", "new") == 0
+
+
 @pytest.mark.parametrize("fail_on", ["some", "5", "101%", "-1%", "%"])
 def test_a_fail_on_that_is_none_is_2(work, fail_on):
     assert work("run", f"--fail-on={fail_on}") == 2
