@@ -1,7 +1,9 @@
 """A job with everything opened that its commands share, and what its manifest keeps of it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Table
 
 
+SEEN = "input"
+"""The name under which the journal remembers which input the positions of a run's rows are of."""
 KEPT = "kept"
 """The name under which the manifest remembers `Work.kept`."""
 
@@ -142,6 +146,9 @@ def _outset(work: Work) -> Outset:
     return work.outset
 
 
-def journal_settings(job: JobSpec) -> dict[str, str]:
+def journal_settings(work: Work) -> dict[str, str]:
     """What the journal remembers of a run besides its rows."""
-    return {"model": job.model, "base_url": job.endpoint.base_url}
+    job = work.job
+    files = json.dumps(work.input_identity).encode()
+    seen = blake2b(files, digest_size=16).hexdigest()
+    return {"model": job.model, "base_url": job.endpoint.base_url, SEEN: seen}

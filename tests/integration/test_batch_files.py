@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import os
+import time
 
 import pytest
 from openai.types.responses import Response
@@ -374,3 +376,33 @@ def test_positions_are_not_trusted_once_the_input_has_changed(main_cli, answered
     assert ran.code == 2
     assert "input.key" in ran.err
     assert (answered / "direct.csv").read_bytes() == before
+
+
+NEW_ROW_ABOVE = "id,body\nnew,zero\nx,one\ny,two\n"
+
+
+def test_positions_of_an_input_before_the_last_are_not_trusted_either(main_cli, answered):
+    (answered / "in.csv").write_text(NEW_ROW_ABOVE)
+    assert main_cli("run", "job.toml").code == 0, "the new row alone is sent, as the first"
+    change_schema(answered, type="string", maxLength=999)
+    before = (answered / "direct.csv").read_bytes()
+    ran = main_cli("reparse", "job.toml")
+    assert ran.code == 2, "x stands where y was answered"
+    assert "no row can be told from another" in ran.err
+    assert (answered / "direct.csv").read_bytes() == before
+
+
+def test_the_plan_of_the_last_run_tells_rows_without_a_key_apart(main_cli, answered, fault_server):
+    """As on most nights: the input is older than two seconds, so that the plan is left behind."""
+    (answered / "in.csv").write_text(NEW_ROW_ABOVE)
+    an_hour_ago = time.time() - 3600
+    os.utime(answered / "in.csv", (an_hour_ago, an_hour_ago))
+    assert main_cli("run", "job.toml").code == 0
+    change_schema(answered, type="string", maxLength=999)
+    for _ in range(2):
+        assert main_cli("reparse", "job.toml").code == 0
+        rows = read_csv(answered / "direct.csv")
+        assert [row["id"] for row in rows] == ["new", "x", "y"]
+        for row in rows:
+            assert f"Sum: {row['body']}" in row["category"]
+    assert calls(fault_server) == 3
