@@ -106,6 +106,30 @@ def project(
     )
 
 
+def carried_over(
+    per_row: Range, rows: int, *, sampled: int, population: int | None
+) -> Point | Range:
+    """The total of `rows` other rows, from what one row of a sample's population takes.
+
+    They are taken for rows as alike as those were: of a population that was drawn from, this is what
+    the sample has left. A sample that was all of its population tells nothing of how others scatter.
+    `population` None: not known, and far larger than the sample.
+    """
+    expected = per_row.expected * rows
+    known = Decimal(1) / sampled - (Decimal(1) / population if population else 0)
+    if known <= 0:
+        return Point(expected=expected, cautions=())
+    # The mean of others strays from that of the sample by the scatter of both.
+    wider = ((Decimal(1) / sampled + Decimal(1) / rows) / known).sqrt()
+    half = (per_row.high - per_row.expected) * wider * rows
+    return Range(
+        low=max(expected - half, Decimal(0)),
+        expected=expected,
+        high=expected + half,
+        cautions=per_row.cautions,
+    )
+
+
 def overhead(actual: Sequence[int], counted: Sequence[int]) -> int:
     """Input tokens to add to each counted row, from rows that were really sent.
 

@@ -1,11 +1,13 @@
 """An estimate in words, and as JSON."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from batch_runner.estimate import Point, Range, describe
 from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
+from batch_runner.expectation import Expectation
 from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.pricing import price_advice
 from batch_runner.progress import count, dollars, duration, many
@@ -31,6 +33,11 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"dedupe   {_dedupe(found)}"
     if found.sample is not None:
         yield from _sample_lines(found, found.sample)
+    elif (usd := found.usd_as_remembered) is not None and found.remembered is not None:
+        rows = many(found.to_send, "row")
+        yield f"cost     {describe(usd, dollars)}, for {rows}, {_by_sample(found.remembered)}"
+        for caution in usd.cautions:
+            yield f"caution  {caution}"
     elif found.to_send > SAMPLE:
         yield f"         estimate --sample {SAMPLE} runs {SAMPLE} real rows (and keeps them) for a likely range"
     for note in found.notes:
@@ -132,6 +139,15 @@ def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
         yield f"caution  {caution}"
 
 
+def _by_sample(remembered: Expectation) -> str:
+    at = remembered.at
+    when = "before" if at is None else f"on {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+    return (
+        f"by {many(remembered.sampled, 'row')} sampled {when} with this prompt, at the prices of then; "
+        "other rows may differ"
+    )
+
+
 def _left(sample: Sample) -> str:
     """What is still to be paid."""
     if not sample.rows_left:
@@ -182,6 +198,8 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         },
         "max_cost": _number(found.max_cost),
         "sample": None if sample is None else _sample_json(sample),
+        "usd_as_remembered": _projection_json(found.usd_as_remembered),
+        "remembered_sample": None if found.remembered is None else found.remembered.to_json(),
         "notes": list(found.notes),
     }
 

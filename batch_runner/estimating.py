@@ -1,6 +1,7 @@
 """`batch-runner estimate`: what a job will take, from its input and, if wanted, from real rows of it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
 from batch_runner.errors import RunStoppedError
 from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
-from batch_runner.expectation import Expectation, remember
+from batch_runner.expectation import Expectation, recall, remember
 from batch_runner.fingerprint import fingerprint
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key
@@ -96,6 +97,8 @@ class Estimate:
     uncounted: frozenset[str]
     max_cost: Decimal | None
     sample: Sample | None = None
+    remembered: Expectation | None = None
+    """What an earlier sample said of the same prompt."""
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -110,6 +113,13 @@ class Estimate:
     def to_send(self) -> int:
         """The rows of the sample included."""
         return self.prospect.to_send
+
+    @property
+    def usd_as_remembered(self) -> Point | Range | None:
+        """What the rows to send take, by a sample of before; None with one of now, or without any."""
+        if self.sample is not None or self.remembered is None or not self.to_send:
+            return None
+        return self.remembered.total(self.to_send)
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:
@@ -174,6 +184,7 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
         overhead_source=ASSUMED,
         uncounted=frozenset(survey.uncounted),
         max_cost=job.limits.max_cost,
+        remembered=recall(job.run_path, fingerprint=fingerprint(job)),
         notes=tuple(work.warnings),
     )
 
@@ -279,6 +290,9 @@ def _after_sample(
             low=per_row.low,
             expected=per_row.expected,
             high=per_row.high,
+            cautions=sample.usd.cautions,
+            population=found.to_send,
+            at=time.time(),
         )
         remember(expected, work.job.run_path)
     return replace(found, sample=sample)

@@ -1,4 +1,4 @@
-"""What the last `estimate --sample` said of a job, kept in its run directory for the run to check."""
+"""What the last `estimate --sample` said of a job, kept in its run directory for later runs and estimates."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from batch_runner.atomic import publish
+from batch_runner.estimate import Caution, Point, Range, carried_over
 
 
 FILE_NAME = "estimate.json"
@@ -28,6 +29,18 @@ class Expectation:
     expected: Decimal
     high: Decimal
     """Dollars a row."""
+    cautions: tuple[Caution, ...] = ()
+    population: int | None = None
+    """The rows to send that the sample was drawn from; None in one of an earlier batch_runner."""
+    at: float | None = None
+    """Unix time of the sample."""
+
+    def total(self, rows: int) -> Point | Range:
+        """What rows like those that were sampled will take, in dollars."""
+        per_row = Range(
+            low=self.low, expected=self.expected, high=self.high, cautions=self.cautions
+        )
+        return carried_over(per_row, rows, sampled=self.sampled, population=self.population)
 
     def strays(self, spent: Decimal, rows: int) -> bool:
         """True when `rows` rows that cost `spent` are well outside the range, and enough to tell."""
@@ -45,6 +58,9 @@ class Expectation:
                 "expected": str(self.expected),
                 "high": str(self.high),
             },
+            "cautions": [caution.name for caution in self.cautions],
+            "population": self.population,
+            "at": self.at,
         }
 
     @classmethod
@@ -57,6 +73,9 @@ class Expectation:
             low=Decimal(per_row["low"]),
             expected=Decimal(per_row["expected"]),
             high=Decimal(per_row["high"]),
+            cautions=tuple(Caution[name] for name in fields.get("cautions", ())),
+            population=None if (rows := fields.get("population")) is None else int(rows),
+            at=None if (at := fields.get("at")) is None else float(at),
         )
 
 

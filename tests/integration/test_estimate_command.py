@@ -312,6 +312,34 @@ def test_an_empty_input_is_estimated_at_nothing(job_in, main_cli):
     assert (ran.code, said["to_send"], said["sample"]) == (0, 0, None)
 
 
+def test_a_plain_estimate_remembers_what_the_sample_said_of_the_rows_left(job_in, server, main_cli):
+    job_in()
+    sampled = json.loads(main_cli("estimate", "job.toml", "--sample", "30", "--yes", "--json").out)[
+        "sample"
+    ]
+    calls = server.ledger.totals.received
+    later = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert server.ledger.totals.received == calls, "it costs nothing"
+    assert later["sample"] is None
+    assert later["to_send"] == sampled["rows_left"] == 170
+    for end in ("low", "expected", "high"):
+        assert later["usd_as_remembered"][end] == pytest.approx(sampled["usd_left"][end], rel=0.05)
+    told = main_cli("estimate", "job.toml").out
+    assert re.search(
+        r"cost +likely range \S+ to \S+, expected \S+, for 170 rows, by 30 rows sampled on "
+        r"\d{4}-\d\d-\d\d \d\d:\d\d UTC with this prompt",
+        told,
+    )
+
+
+def test_a_sample_of_another_prompt_is_not_remembered(job_in, main_cli):
+    path = job_in()
+    main_cli("estimate", "job.toml", "--sample", "30", "--yes")
+    path.write_text(path.read_text().replace("{{ body }}", "Sum: {{ body }}"))
+    later = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert (later["usd_as_remembered"], later["remembered_sample"]) == (None, None)
+
+
 def expectation(job: JobSpec, low, high):
     return Expectation(
         fingerprint=fingerprint(job), sampled=30, low=low, expected=(low + high) / 2, high=high

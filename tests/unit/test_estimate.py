@@ -10,6 +10,7 @@ from batch_runner.estimate import (
     Range,
     _at_ranks,
     _t_quantile,
+    carried_over,
     describe,
     overhead,
     project,
@@ -67,6 +68,29 @@ def test_a_sample_of_everything_has_no_doubt_left():
 
 def test_a_range_whose_ends_read_the_same_is_told_as_one_amount():
     assert describe(project([5] * 30, 3000), dollars) == "about $15000.00"
+
+
+def test_what_is_carried_over_to_the_rest_of_a_population_is_what_its_sample_left():
+    amounts = [Decimal(n % 7 + n) for n in range(40)]
+    total = project(amounts, 1_000, row_ceiling=50)
+    left = carried_over(total.divided(1_000), 960, sampled=40, population=1_000)
+    for end in ("low", "expected", "high"):
+        assert float(getattr(left, end)) == pytest.approx(
+            float(getattr(total.less(sum(amounts)), end))
+        )
+
+
+def test_fewer_rows_than_were_left_are_told_with_less_certainty_each():
+    per_row = Range(low=Decimal(9), expected=Decimal(10), high=Decimal(11))
+    few, many = (carried_over(per_row, n, sampled=30, population=1_000) for n in (5, 970))
+    assert few.high / 5 > many.high / 970 > per_row.high
+
+
+def test_a_sample_of_all_rows_gives_no_range_for_others():
+    per_row = Range(low=Decimal(10), expected=Decimal(10), high=Decimal(10))
+    others = carried_over(per_row, 7, sampled=30, population=30)
+    assert isinstance(others, Point)
+    assert others.expected == 70
 
 
 def test_fewer_than_ten_rows_give_a_point_and_no_range():
