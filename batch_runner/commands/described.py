@@ -46,11 +46,11 @@ def described_job(arguments: argparse.Namespace) -> Iterator[JobSpec]:
 
 
 def _calls(arguments: argparse.Namespace) -> bool:
-    """Rows are sent, which somebody pays for."""
+    """An endpoint gets rows, to answer or to count."""
     command = arguments.command
     return (
         command == "retry"
-        or (command == "estimate" and bool(arguments.sample))
+        or (command == "estimate" and (bool(arguments.sample) or arguments.count == "api"))
         or (command == "check" and bool(arguments.probe))
     )
 
