@@ -6,7 +6,7 @@ would count as progress. It is kept in the manifest, so it is a hint, and what s
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class Outset:
     """Of the plan: see `parts_of_plan`."""
     files: list[list[Any]] | None = None
     """The input that was counted (`identity_of`): the manifest's own is that of the last calls."""
+    left_out: list[list[Any]] = field(default_factory=list)
+    """Likewise, of the files that could not be read."""
     endings: Endings = field(default_factory=Counter)
     """Failed ones without a code have no request."""
 
@@ -47,6 +49,7 @@ class Outset:
             "sharing": self.sharing,
             "made_of": self.made_of,
             "files": self.files,
+            "left_out": self.left_out,
             "endings": [[str(status), code, n] for (status, code), n in self.endings.items()],
         }
 
@@ -58,6 +61,7 @@ def outset_of(
     run_id: str,
     made_of: str | None = None,
     files: list[list[Any]] | None = None,
+    left_out: Sequence[list[Any]] = (),
 ) -> Outset:
     """Of a run that is about to send what the plan wants."""
     return Outset(
@@ -67,6 +71,7 @@ def outset_of(
         sharing=plan.copies,
         made_of=made_of,
         files=files,
+        left_out=[*left_out],
         endings=endings_of(plan, index, copies=False),
     )
 
@@ -96,6 +101,7 @@ def read_outset(manifest: Manifest | DamagedManifest | None) -> Outset | None:
             sharing=int(fields["sharing"]),
             made_of=fields.get("made_of"),
             files=fields.get("files"),
+            left_out=fields.get("left_out", []),
             endings=Counter({(RowStatus(s), code): n for s, code, n in fields["endings"]}),
         )
     except (KeyError, TypeError, ValueError):

@@ -30,6 +30,10 @@ class RunPlace:
     biller: Biller
     invocation: str | None = None
     """What to type behind a command to mean the last run, else the job; None where nobody knows."""
+    today: JobSpec | None = None
+    """The job as it is described now, where that is at hand."""
+    moved_on: str = ""
+    """Why there is no such job any more that writes here, in words."""
 
     @property
     def directory(self) -> RunDirectory:
@@ -43,6 +47,7 @@ def place_of_job(job: JobSpec) -> RunPlace:
         path=job.run_path,
         biller=biller_of(job, before=last_prices(manifest)),
         invocation=str(last_invocation(manifest, output=job.output_path) or job.invocation),
+        today=job,
     )
 
 
@@ -96,7 +101,8 @@ def place_named(name: str) -> RunPlace | None:
         there = "" if path.exists() else "; nor is there a file of that name"
         beside = path.name + SUFFIX
         raise UsageError(
-            f"no run has written to {name!r}: there is no {beside!r} beside it{there}", hint=hint
+            f"no run has written to {name!r}: there is no {beside!r} beside it{there}",
+            hint=f"{hint}; before its first run only the job file will do, also for status --watch",
         )
     return None
 

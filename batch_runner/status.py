@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from batch_runner.bill import Bill
-from batch_runner.disk import identity_of
+from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
-from batch_runner.journal import Holder, Manifest, is_locked
+from batch_runner.journal import Holder, is_locked
 from batch_runner.money_view import CAUSES, bound_words
-from batch_runner.outset import Endings, Outset
+from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
 from batch_runner.progress import duration, many, percent, tokens_in_words
@@ -30,6 +29,7 @@ MOST_SHARE = 10
 """A watcher rests this many times as long as it took to read."""
 MOST_CODES = 6
 LONGEST_CODE = 60
+LONGEST_REASON = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,12 @@ class Status:
     ended_in_order: bool | None = None
     """Whether the last run did; None when there was none."""
     input_changed: bool = False
+    request_changed: str = ""
+    """In words, what the job of today asks otherwise than the last run did."""
+    moved_on: str = ""
+    """Why no job of today writes here any more, in words."""
+    today: str | None = None
+    """What to type behind a command to mean the job as it is described now."""
     damaged: int = 0
     rows_per_second: float | None = None
     """Over the last minute of the run going on; None when it is too young to tell."""
@@ -120,7 +126,7 @@ class Status:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [self._headline()]
+        lines = [self._headline(), *self._since()]
         if words := [f"{self.statuses[s]:,} {s}" for s in RowStatus if self.statuses[s]]:
             lines.append(f"  rows     {', '.join(words)}")
         if self.sharing:
@@ -138,8 +144,6 @@ class Status:
             state = "none yet" if self.output_written_at is None else "older than the last rows"
             export = command("export", self.invocation)
             lines.append(f"  output   {state}; to write what there is     -> {export}")
-        if self.input_changed:
-            lines.append("  note     the input has changed since: these are the rows of before")
         if self.damaged:
             places = many(self.damaged, "damaged place")
             lines.append(f"  note     {places} in the journal; see batch-runner verify")
@@ -156,11 +160,26 @@ class Status:
         total = self._own_rows
         share = f" ({percent(self.finished, total)})" if total else ""
         words = [f"{self.job}: {self.finished:,} of {many(total, 'row')} finished{share}"]
+        if self.holder is None and (self.request_changed or self.input_changed or self.moved_on):
+            words[0] += " when it was last run"
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
         if self.to_send is not None and (later := total - self.finished - self.to_send):
             words.append(f"{later:,} left for a later run")
         return ", ".join(words)
+
+    def _since(self) -> Iterator[str]:
+        """What has become of the job and its input, and how to see what that comes to."""
+        if self.moved_on:
+            yield f"  since    {one_line(self.moved_on, LONGEST_REASON)}"
+        changed = [self.request_changed] if self.request_changed else []
+        if self.input_changed:
+            changed.append("the input has changed since: these are the rows of before")
+        if changed:
+            yield f"  since    {'; '.join(changed)}"
+            if self.today is not None:
+                run = command("run", self.today)
+                yield f"           to see what would be sent     -> {run} --dry-run"
 
     def _state(self) -> str:
         if self.holder is not None:
@@ -232,6 +251,7 @@ class Status:
             **{name: money[name] for name in _MONEY},
             "output_is_current": not self.lacks_output,
             "input_changed": self.input_changed,
+            "request_changed": bool(self.request_changed),
             "damaged_journal_records": self.damaged,
         }  # fmt: skip
 
@@ -284,7 +304,7 @@ def read_status(
     gauge = gauge or Gauge(place)
     gauge.read(is_running=holder is not None)
     now = wall_clock()
-    outset, manifest, endings = gauge.outset, gauge.manifest, gauge.endings
+    outset, manifest, endings, job = gauge.outset, gauge.manifest, gauge.endings, place.today
     return Status(
         job=place.job,
         invocation=place.invocation,
@@ -296,7 +316,10 @@ def read_status(
         lost=len(gauge.lost(is_running=holder is not None)),
         holder=holder,
         ended_in_order=gauge.ended_in_order,
-        input_changed=manifest is not None and _is_changed(manifest, outset),
+        input_changed=manifest is not None and is_other_input(manifest, outset, job),
+        request_changed="" if manifest is None or job is None else request_drift(manifest, job),
+        moved_on=place.moved_on,
+        today=None if job is None else job.invocation,
         damaged=gauge.damaged,
         rows_per_second=_rows_per_second(gauge, now) if holder else None,
         last_row_at=gauge.finished[-1] if gauge.finished else None,
@@ -327,13 +350,6 @@ def _rows_per_second(gauge: Gauge, now: float) -> float | None:
     if now - since < 1.0:
         return None
     return sum(moment >= since for moment in gauge.finished) / (now - since)
-
-
-def _is_changed(manifest: Manifest, outset: Outset | None) -> bool:
-    """The input is no longer the one whose rows are shown."""
-    counted = None if outset is None else outset.files
-    before = manifest.input.get("files", []) if counted is None else counted
-    return bool(before) and identity_of([Path(file[0]) for file in before if file]) != before
 
 
 def _who(holder: Holder, now: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from batch_runner.bill import Biller
 from batch_runner.columns import OutputColumns
+from batch_runner.disk import identity_of
 from batch_runner.fingerprint import fingerprint
 from batch_runner.job import COMMAND_LINE, JobSpec
 from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
@@ -142,6 +143,7 @@ def _outset(work: Work) -> Outset:
             run_id=work.run_id,
             made_of=work.plan_made_of,
             files=work.input_identity,
+            left_out=identity_of(file.path for file in work.table.left_out),
         )
     return work.outset
 

@@ -15,6 +15,10 @@ READERS = ("status", "export", "reparse", "convert", "report", "verify")
 """Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
 
+class MovedOnError(UsageError):
+    """No job of today writes the output that is named."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meant:
     """The job that arguments mean, whether they say it or name what it wrote."""
@@ -68,17 +72,17 @@ class Author:
         return "" if is_there else "; since then it was copied or moved"
 
     def check_writes(self, job: JobSpec, command: str) -> None:
-        """Raise UsageError unless `job` writes to the folder: else other rows would take its place."""
+        """Raise MovedOnError unless `job` writes to the folder: else other rows would take its place."""
         if not is_same_place(job.run_path, self.folder):
-            raise UsageError(
+            raise MovedOnError(
                 f"{str(self.output)!r} was written by {self._in_words}, which writes "
                 f"{str(job.output_path)!r} today{self._since}",
                 hint=self._ways(command),
             )
 
-    def gone(self, error: JobError, command: str) -> UsageError:
+    def gone(self, error: JobError, command: str) -> MovedOnError:
         """For a job that is no job any more."""
-        return UsageError(
+        return MovedOnError(
             f"{str(self.output)!r} was written by a job that is no longer to be read: {error}{self._since}",
             hint=self._ways(command),
         )

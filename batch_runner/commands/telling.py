@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batch_runner.commands.author import MovedOnError
 from batch_runner.commands.described import described_job, is_batch_output, other_target
 from batch_runner.commands.stdout import print_json, print_lines
 from batch_runner.errors import ExitCode, UsageError
@@ -25,7 +26,7 @@ _PAGES = (".html", ".htm")
 def status(arguments: argparse.Namespace) -> int:
     from batch_runner.status import drawn, follow, read_status
 
-    place = _place(arguments)
+    place = _as_of_today(_place(arguments), arguments)
     if arguments.watch and not arguments.json:
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for text in drawn(follow(place, on_wait=_say_waiting), columns=columns):
@@ -54,6 +55,22 @@ def _place(arguments: argparse.Namespace) -> "RunPlace":
         return remembered(folder)
     with described_job(arguments) as job:
         return place_of_job(job)
+
+
+def _as_of_today(place: "RunPlace", arguments: argparse.Namespace) -> "RunPlace":
+    """Of a run that is named by what it wrote, the job as well, if that can be told.
+
+    What a job that writes elsewhere today, or is gone, would do here must not be advised.
+    """
+    if place.today is not None:
+        return place
+    try:
+        with described_job(arguments) as job:
+            return replace(place, today=job)
+    except MovedOnError as error:
+        return replace(place, invocation=None, moved_on=f"{error}; {error.hint}")
+    except UsageError:  # of a secret that is not kept, or of a run that Python began
+        return place
 
 
 def report(arguments: argparse.Namespace) -> int:

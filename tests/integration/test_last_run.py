@@ -61,7 +61,8 @@ def test_advice_names_the_endpoint_and_the_output_of_the_last_run(
 def test_what_is_advised_sends_what_is_left_and_nothing_else(main_cli, place, fault_server):
     (place / "in.csv").write_text("id,body\n1,one\n2,two\n")
     fault_server.reset()
-    [words] = advice(main_cli("status", "q.csv").out)
+    to_look, words = advice(main_cli("status", "q.csv").out)
+    assert to_look == f"{words} --dry-run", "the input has changed"
     assert main_cli(*words.split()).code == 0
     fault_server.settle()
     assert len(fault_server.ledger.rows()) == 1

@@ -38,7 +38,7 @@ EDGE = {
 FLOW = {
     "__init__", "__main__", "announce", "asked", "batch_answers", "batch_files", "batch_report",
     "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
-    "costs_report", "dispatch", "emptied", "estimate_report", "estimating", "export", "findings", "frame",
+    "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "invocation", "keeping", "kept", "losses", "manual", "money_view", "opening", "outset", "output_place", "pipeline",
     "plan", "prospect", "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view",
     "runner", "shortcut", "spending", "standing", "starter", "status", "survey", "work",

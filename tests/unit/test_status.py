@@ -526,3 +526,102 @@ def test_lost_calls_are_those_that_the_next_run_finds(place, job):
             assert read_status(place).lost == len(found.unknown) == (2 if ended else 3)
     for process in died:
         process.close(clean=False)
+
+
+def since(text):
+    """What status says has become of job and input."""
+    lines = text.splitlines()
+    assert lines[0].count("when it was last run") == any("  since " in line for line in lines)
+    return "\n".join(line for line in lines if line.startswith(("  since ", "           to see")))
+
+
+DRY_RUN = "batch-runner run job.toml --dry-run"
+
+
+@pytest.mark.parametrize("name", ["job.toml", "out.csv"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{{ body }}", "Sum: {{ body }}", "the prompt or its parameters have changed"),
+        ('request.model = "m1"', 'request = {model = "m1", temperature = 0}', "parameters have"),
+        ('"m1"', '"m2"', "the model was m1, and is m2 now"),
+        ("prices.m1 = { input = 1, output = 2 }", "", ""),
+        ('"out.csv"', '"out.csv"\nlimits.concurrency = 3', ""),
+    ],
+)
+def test_a_job_that_asks_otherwise_than_its_last_run_is_told(
+    run, main_cli, tmp_path, *, name, old, new, words
+):
+    run()
+    assert since(main_cli("status", name).out) == ""
+    job = tmp_path / "job.toml"
+    job.write_text(job.read_text().replace(old, new))
+    told = main_cli("status", name).out
+    if words:
+        assert words in since(told)
+        assert DRY_RUN in since(told)
+    else:
+        assert since(told) == ""
+    assert json.loads(main_cli("status", name, "--json").out)["request_changed"] is bool(words)
+
+
+def test_old_answers_that_are_kept_are_no_change_of_the_prompt(run, main_cli, tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(job.read_text() + 'input.key = "body"\n')
+    run()
+    job.write_text(job.read_text().replace("{{ body }}", "Sum: {{ body }}"))
+    run("--on-change", "keep")
+    assert since(main_cli("status", "job.toml").out) == ""
+
+
+def test_a_file_that_has_come_to_a_folder_is_a_change_of_the_input(run, main_cli, tmp_path):
+    job = tmp_path / "job.toml"
+    text = job.read_text().replace('"in.csv"', '"inbox/*.csv"')
+    job.write_text(text + 'input.on_bad_row = "skip"\n')
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a.csv").write_text("body\none\n")
+    (tmp_path / "inbox" / "bad.csv").write_text("")
+    run()
+    assert since(main_cli("status", "job.toml").out) == "", "a file was left out, and still is"
+    late = tmp_path / "inbox" / "b.csv"
+    late.write_text("body\ntwo\n")
+    for name in ("job.toml", "out.csv"):
+        told = since(main_cli("status", name).out)
+        assert "the input has changed since" in told
+        assert DRY_RUN in told
+    late.unlink()
+    (tmp_path / "inbox" / "bad.csv").write_text("body\nmended\n")
+    assert "the input has changed since" in since(main_cli("status", "job.toml").out)
+
+
+def test_a_job_that_has_moved_on_is_not_advised_for_the_output_it_left(run, main_cli, tmp_path):
+    (tmp_path / "in.csv").write_text("body\none\ntwo\n")
+    run("-n", "1")
+    assert "batch-runner run job.toml" in main_cli("status", "out.csv").out
+    job = tmp_path / "job.toml"
+    text = job.read_text()
+    job.write_text(text.replace('"out.csv"', '"out2.csv"'))
+    told = main_cli("status", "out.csv").out
+    assert "which writes " in since(told)
+    assert "out2.csv' today" in since(told)
+    assert "batch-runner run job.toml" not in told
+    assert "no run has begun" in main_cli("status", "job.toml").out
+    job.unlink()
+    told = main_cli("status", "out.csv").out
+    assert "no longer to be read" in since(told)
+    assert "1 of 2 rows finished" in told
+
+
+def test_watching_an_output_waits_as_for_its_job_once_its_run_folder_is_there(
+    run, main_cli, tmp_path, monkeypatch
+):
+    ran = main_cli("status", "out.csv", "--watch")
+    assert ran.code == 2
+    assert "before its first run only the job file will do" in ran.err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.csv.run").mkdir()
+    said = []
+    seen = list(
+        follow(place_named("out.csv"), sleep=lambda _: run(), on_wait=lambda: said.append(1))
+    )
+    assert (len(said), [status.finished for status in seen]) == (1, [3])

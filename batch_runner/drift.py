@@ -1,0 +1,59 @@
+"""What is no longer as the last run had it: job and input as they are today, looked at and not read."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from batch_runner.disk import identity_of
+from batch_runner.errors import InputError
+from batch_runner.fingerprint import fingerprint
+from batch_runner.job import JobSpec
+from batch_runner.journal import Manifest
+from batch_runner.outset import Outset
+from batch_runner.printable import one_line
+from batch_runner.tables import expand
+from batch_runner.work import KEPT
+
+
+_LONGEST_MODEL = 60
+
+
+def request_drift(manifest: Manifest, job: JobSpec) -> str:
+    """In words, what the job would ask otherwise than the last run did; nothing if it would not."""
+    now, kept = fingerprint(job), manifest.extra.get(KEPT) or {}
+    if now in (manifest.fingerprint, kept.get("fingerprint")):
+        return ""
+    was = manifest.job.get("model")
+    if was not in (None, job.model):
+        names = [one_line(name, _LONGEST_MODEL) for name in (str(was), job.model)]
+        return f"the model was {names[0]}, and is {names[1]} now"
+    return "the prompt or its parameters have changed"
+
+
+def is_other_input(manifest: Manifest, outset: Outset | None, job: JobSpec | None) -> bool:
+    """The files are no longer those that were counted, or no longer as they were then.
+
+    With the job, files that have come since are seen, too.
+    """
+    if outset is not None and outset.files is not None:
+        before = [*outset.files, *outset.left_out]
+    else:
+        before = manifest.input.get("files", [])
+    if not before:
+        return False
+    if job is None:
+        return _without_names(identity_of(_paths(before))) != _without_names(before)
+    try:
+        named = expand(job.input.path)
+    except (InputError, OSError):  # they are gone, or nobody may look
+        return True
+    return _without_names(identity_of(named)) != _without_names(before)
+
+
+def _paths(identity: Iterable[list[Any]]) -> Iterable[Path]:
+    return (Path(file[0]) for file in identity if file)
+
+
+def _without_names(identity: Iterable[list[Any]]) -> list[list[Any]]:
+    """A file may be named in several ways; size, time and inode tell it."""
+    return sorted(file[1:] for file in identity)
