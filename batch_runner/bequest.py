@@ -70,7 +70,7 @@ def this_run(work: Work) -> PastRun:
         run_id=work.run_id,
         started_at=work.started_at,
         tool_version=__version__,
-        settings=journal_settings(work),
+        settings=journal_settings(work.job),
         ended_cleanly=True,
     )
 

@@ -12,7 +12,7 @@ from batch_runner.outset import read_outset
 from batch_runner.plan import UNSENDABLE
 from batch_runner.reask import Reasking
 from batch_runner.records import Completion, ErrorCode, Failure, RowStatus
-from batch_runner.work import SEEN, Work, journal_settings
+from batch_runner.work import SEEN_BY, Work
 
 
 def reparse(work: Work, path: Path) -> Exported:
@@ -62,14 +62,13 @@ def _as_planned_before(work: Work, changes: Changes) -> Changes | None:
             and _has_reply(entry)
         }
         return replace(changes, rows=rows)
-    now = journal_settings(work)[SEEN]
-    seen = {run.run_id: run.settings.get(SEEN) for run in work.replay.runs}
-    if [*seen.values()] == [None]:  # of an earlier batch_runner: no other run saw another input
+    saw_this_input = before.input.get(SEEN_BY)
+    if saw_this_input is None and len(work.replay.runs) == 1:  # of an earlier batch_runner
         return changes
     for number in changes.rows.values():
         entry = index.entry(number)
         answered = None if entry is None else work.replay.load(entry)
-        if answered is not None and seen.get(answered.run_id or "") != now:
+        if answered is not None and answered.run_id not in (saw_this_input or ()):
             return None
     return changes
 

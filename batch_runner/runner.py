@@ -136,7 +136,7 @@ def _dispatch(
             run_id=work.run_id,
             durability=job.output.durability,
             index=work.replay.index,
-            settings=journal_settings(work),
+            settings=journal_settings(job),
             started_at=work.started_at,
             on_failure=on_failure,
         )

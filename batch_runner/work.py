@@ -1,9 +1,7 @@
 """A job with everything opened that its commands share, and what its manifest keeps of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Table
 
 
-SEEN = "input"
-"""The name under which the journal remembers which input the positions of a run's rows are of."""
+SEEN_BY = "runs"
+"""The name under which the manifest remembers the runs whose positions are those of its input."""
 KEPT = "kept"
 """The name under which the manifest remembers `Work.kept`."""
 
@@ -102,7 +100,10 @@ def remember_job(work: Work) -> None:
     if isinstance(found, Manifest):
         # A run that sends nothing has not used the journal with this prompt.
         used = new.fingerprint if work.plan.to_send else found.fingerprint
-        new = replace(new, fingerprint=used, extra={**found.extra, **new.extra})
+        seen = dict(new.input)
+        if found.input.get("files") == work.input_identity:
+            seen[SEEN_BY] = [*found.input.get(SEEN_BY, ()), work.run_id]
+        new = replace(new, fingerprint=used, input=seen, extra={**found.extra, **new.extra})
     write_manifest(path, new)
 
 
@@ -121,7 +122,7 @@ def manifest_of(work: Work) -> Manifest:
             # What to type to mean this run once more, with its endpoint: see `last_invocation`.
             **({"typed": job.typed, "typed_in": str(Path.cwd())} if can_be_typed else {}),
         },
-        input={"files": work.input_identity, "rows": work.plan.rows},
+        input={"files": work.input_identity, "rows": work.plan.rows, SEEN_BY: [work.run_id]},
         extra={
             "dedupe": work.dedupe,
             KEPT: work.kept,
@@ -148,9 +149,6 @@ def _outset(work: Work) -> Outset:
     return work.outset
 
 
-def journal_settings(work: Work) -> dict[str, str]:
+def journal_settings(job: JobSpec) -> dict[str, str]:
     """What the journal remembers of a run besides its rows."""
-    job = work.job
-    files = json.dumps(work.input_identity).encode()
-    seen = blake2b(files, digest_size=16).hexdigest()
-    return {"model": job.model, "base_url": job.endpoint.base_url, SEEN: seen}
+    return {"model": job.model, "base_url": job.endpoint.base_url}
