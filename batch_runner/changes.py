@@ -16,7 +16,7 @@ from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore
-from batch_runner.work import Work
+from batch_runner.work import SEEN_BY, Work
 
 
 MOST_CHANGED_SHARE = 0.2
@@ -81,6 +81,19 @@ def changes_to_send(work: Work, plan: Plan) -> Changes:
     if work.kept is not None and not work.builder.label_columns:
         return Changes(finished=0)
     return find_changes(work, plan, same_prompt=work.same_prompt)
+
+
+def are_of_the_last_input(work: Work, changes: Changes) -> bool:
+    """The positions of these answers are all those of one input, the last that a run saw.
+
+    The manifest knows that one alone: a row that was put in, and sent, moves all behind it.
+    """
+    seen_by = None if work.before is None else work.before.input.get(SEEN_BY)
+    if seen_by is None and len(work.replay.runs) == 1:  # of an earlier batch_runner
+        return True
+    entries = map(work.replay.index.entry, changes.rows.values())
+    answers = (work.replay.load(entry) for entry in entries if entry is not None)
+    return all(one is None or one.run_id in (seen_by or ()) for one in answers)
 
 
 def check_changes(changes: Changes, *, origin: str, most_share: float, kept: int = 0) -> None:

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from batch_runner.changes import Changes, find_changes, keep_old_answers
+from batch_runner.changes import (
+    Changes,
+    are_of_the_last_input,
+    find_changes,
+    keep_old_answers,
+)
+from batch_runner.errors import ChangedRowsError
 from batch_runner.fingerprint import fingerprint
 from batch_runner.journal import RunDirectory
 from batch_runner.kept import KeptRows, digest_of_kept, read_kept
@@ -50,11 +56,24 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
             work.kept_rows = known
             rows = {row: n for row, n in changes.rows.items() if digests[row] in known}
             kept = replace(changes, rows=rows)
+    elif said and not remembered and not work.kept["same_prompt"]:
+        _check_positions(work, kept)
     if kept.rows:
         keep_old_answers(work.plan, kept)
         work.plan_made_of = None  # of more than job and input, from here on
         work.kept_count = len(kept.rows)
         work.warnings.append(_note(work.kept_count, len(changes.rows) - work.kept_count, among))
+
+
+def _check_positions(work: Work, kept: Changes) -> None:
+    """Raise ChangedRowsError where a row would keep the answer of another one."""
+    if kept.rows and not are_of_the_last_input(work, kept):
+        raise ChangedRowsError(
+            f"{work.job.origin}: the input has changed between the runs that answered its rows, and without "
+            "input.key no row can be told from another: --on-change keep could show another row's answer",
+            hint="undo the change of the prompt, or --on-change rerun sends the rows; "
+            "with input.key, later changes can be kept",
+        )
 
 
 def _note(kept: int, edited: int, among: str) -> str:

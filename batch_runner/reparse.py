@@ -4,7 +4,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from batch_runner.changes import Changes, find_changes, keep_old_answers
+from batch_runner.changes import (
+    Changes,
+    are_of_the_last_input,
+    find_changes,
+    keep_old_answers,
+)
 from batch_runner.errors import UsageError
 from batch_runner.export import Exported, export
 from batch_runner.journal import Entry
@@ -12,7 +17,7 @@ from batch_runner.outset import read_outset
 from batch_runner.plan import UNSENDABLE
 from batch_runner.reask import Reasking
 from batch_runner.records import Completion, ErrorCode, Failure, RowStatus
-from batch_runner.work import SEEN_BY, Work
+from batch_runner.work import Work
 
 
 def reparse(work: Work, path: Path) -> Exported:
@@ -62,15 +67,7 @@ def _as_planned_before(work: Work, changes: Changes) -> Changes | None:
             and _has_reply(entry)
         }
         return replace(changes, rows=rows)
-    saw_this_input = before.input.get(SEEN_BY)
-    if saw_this_input is None and len(work.replay.runs) == 1:  # of an earlier batch_runner
-        return changes
-    for number in changes.rows.values():
-        entry = index.entry(number)
-        answered = None if entry is None else work.replay.load(entry)
-        if answered is not None and answered.run_id not in (saw_this_input or ()):
-            return None
-    return changes
+    return changes if are_of_the_last_input(work, changes) else None
 
 
 def _judged(reasking: Reasking, ending: Completion | Failure) -> Completion | Failure:

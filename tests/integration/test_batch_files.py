@@ -392,6 +392,20 @@ def test_positions_of_an_input_before_the_last_are_not_trusted_either(main_cli, 
     assert (answered / "direct.csv").read_bytes() == before
 
 
+def test_keeping_answers_trusts_no_positions_of_an_input_before_the_last(
+    main_cli, answered, fault_server
+):
+    (answered / "in.csv").write_text(NEW_ROW_ABOVE)
+    assert main_cli("run", "job.toml").code == 0
+    change_schema(answered, type="string", maxLength=999)
+    before = (answered / "direct.csv").read_bytes()
+    ran = main_cli("run", "job.toml", "--on-change", "keep")
+    assert ran.code == 2, "x stands where y was answered"
+    assert "without input.key no row can be told from another" in ran.err
+    assert (answered / "direct.csv").read_bytes() == before
+    assert calls(fault_server) == 3
+
+
 def test_the_plan_of_the_last_run_tells_rows_without_a_key_apart(main_cli, answered, fault_server):
     """As on most nights: the input is older than two seconds, so that the plan is left behind."""
     (answered / "in.csv").write_text(NEW_ROW_ABOVE)
