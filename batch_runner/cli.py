@@ -301,8 +301,9 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     )
     made["costs"].add_argument("--until", metavar="DAY", help="up to and with this day")
     made["costs"].add_argument("--csv", action="store_true", help="the groups as CSV")
-    made["costs"].add_argument("places", metavar="JOB|DIR", nargs="+",
+    made["costs"].add_argument("places", metavar="JOB|DIR", nargs="*",
                                help="job file, its output, run directory, or folder that holds some")  # fmt: skip
+    _add_job_flags(made["costs"], output_is="where the rows of the run go that is meant")
     for name, port in (("serve", 8080), ("faults", 8081)):
         made[name].add_argument("--port", type=int, default=port,
                                 help=f"0 for a free one (default: {port})")  # fmt: skip

@@ -13,6 +13,7 @@ from batch_runner.bill import Bill, Biller
 from batch_runner.errors import UsageError
 from batch_runner.jobfile import load_job
 from batch_runner.journal import (
+    Index,
     Intent,
     RunDirectory,
     is_locked,
@@ -20,7 +21,13 @@ from batch_runner.journal import (
 )
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import RowResult
-from batch_runner.run_place import place_named, place_of_job, remembered, run_folder
+from batch_runner.run_place import (
+    RunPlace,
+    place_named,
+    place_of_job,
+    remembered,
+    run_folder,
+)
 from batch_runner.tables.formats import inner_suffix
 
 
@@ -52,16 +59,17 @@ class Alternative:
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """The rows, calls, tokens and dollars that have the same keys."""
+    """The results, calls, tokens and dollars that have the same keys."""
 
     keys: tuple[str, ...]
-    rows: int = 0
+    results: int = 0
+    """A row that was sent again has one for each time."""
     bill: Bill = field(default_factory=Bill)
     cheaper: dict[str, Alternative] = field(default_factory=dict)
     """By service tier; without an entry no call had a price there."""
 
     def merge(self, other: "Group") -> None:
-        self.rows += other.rows
+        self.results += other.results
         self.bill.merge(other.bill)
         for tier, alternative in other.cheaper.items():
             mine = self.cheaper.setdefault(tier, Alternative())
@@ -77,6 +85,8 @@ class CostReport:
     groups: tuple[Group, ...]
     """Sorted by their keys."""
     total: Group
+    again: int = 0
+    """Results of requests that had one before: of rows sent again, by `retry` or a later run."""
     notes: tuple[str, ...] = ()
 
 
@@ -97,7 +107,7 @@ class _Ledger:
 
 
 def costs(
-    places: Iterable[str | Path],
+    places: Iterable[str | Path | RunPlace],
     *,
     by: Sequence[str] = (By.MODEL,),
     since: str | None = None,
@@ -112,15 +122,17 @@ def costs(
     first, last = _day(since, "--since"), _day(until, "--until")
     groups: dict[tuple[str, ...], Group] = {}
     notes = []
+    again = 0
     for ledger in _ledgers(places):
         if ledger.path.is_dir() and is_locked(RunDirectory(ledger.path)):
             notes.append(f"{ledger.job} is running: its calls in flight count as unknown billing")
-        for entry, fields in _entries(ledger):
+        for entry, fields, is_again in _entries(ledger):
             day = fields[By.DAY]
             if (first and day < first) or (last and (day > last or day == _UNKNOWN)):
                 continue
             names = tuple(fields[key] for key in keys)
             groups.setdefault(names, Group(keys=names)).merge(entry)
+            again += is_again
     total = Group(keys=("total",))
     for group in groups.values():
         total.merge(group)
@@ -128,6 +140,7 @@ def costs(
         by=keys,
         groups=tuple(groups[names] for names in sorted(groups)),
         total=total,
+        again=again,
         notes=tuple(notes),
     )
 
@@ -149,25 +162,39 @@ def _day(text: str | None, flag: str) -> str | None:
         raise UsageError(f"{flag} {text!r}: must be a day such as 2026-11-01") from None
 
 
-def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str]]]:
-    """One for each result and each lost call: what it cost, and its keys."""
+def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str], bool]]:
+    """One for each result and each lost call: what it cost, its keys, and whether it is one again."""
     if ledger.path.is_file():
         for result in batch_results([ledger.path]):
-            yield _of_result(ledger, result), _fields_of_result(ledger, result)
+            yield _of_result(ledger, result), _fields_of_result(ledger, result), False
         return
+    seen: list[tuple[Index, bytearray]] = []
+    """Of each journal: the requests that have had a result, one byte each."""
     for directory in ledger.journals():
         with replay(directory) as found:
+            seen.append((found.index, bytearray(len(found.index))))
             began = {run.run_id: run.started_at for run in found.runs}
             for result in found.results():
-                yield _of_result(ledger, result), _fields_of_result(ledger, result)
+                is_again = _is_marked(result.key, seen)
+                yield _of_result(ledger, result), _fields_of_result(ledger, result), is_again
             for intent in found.unknown:
                 at = began.get(intent.run_id or "")
                 bill = ledger.biller.bill_lost(intent, at=at)
-                yield Group(keys=(), bill=bill), _fields_of_intent(ledger, intent, at)
+                yield Group(keys=(), bill=bill), _fields_of_intent(ledger, intent, at), False
+
+
+def _is_marked(key: bytes, seen: Sequence[tuple[Index, bytearray]]) -> bool:
+    """The request is among those that have had a result; from now on it is."""
+    was = False
+    for index, marks in seen:
+        if (number := index.number(key)) is not None:
+            was = was or bool(marks[number])
+            marks[number] = 1
+    return was
 
 
 def _of_result(ledger: _Ledger, result: RowResult) -> Group:
-    group = Group(keys=(), rows=1, bill=ledger.biller.bill(result))
+    group = Group(keys=(), results=1, bill=ledger.biller.bill(result))
     prices = ledger.biller.prices
     for billed in result.billed:
         paid = prices.cost(billed, asked=result.asked_model)
@@ -211,29 +238,37 @@ def _day_of(at: float | None) -> str:
     return _UNKNOWN if at is None else datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
-def _ledgers(places: Iterable[str | Path]) -> Iterator[_Ledger]:
+def _ledgers(places: Iterable[str | Path | RunPlace]) -> Iterator[_Ledger]:
     """Each run directory once, however often it was named."""
     seen: set[Path] = set()
-    for place in map(Path, places):
-        for ledger in _ledgers_at(place):
+    for place in places:
+        for ledger in [_of_run(place)] if isinstance(place, RunPlace) else _ledgers_at(Path(place)):
             where = ledger.path.resolve()
             if where not in seen:
                 seen.add(where)
                 yield ledger
 
 
+def names_a_job(name: str) -> bool:
+    """Neither what a run or a batch wrote, nor a folder: what is left is a job file's name."""
+    path = Path(name)
+    return not (path.is_dir() or _is_batch_output(path) or run_folder(name) is not None)
+
+
+def _is_batch_output(path: Path) -> bool:
+    return path.is_file() and inner_suffix(path) == ".jsonl"
+
+
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
     if (folder_of_run := run_folder(str(place))) is not None:
-        yield _remembered(folder_of_run)
+        yield _of_run(remembered(folder_of_run))
         return
-    if place.is_file() and inner_suffix(place) == ".jsonl":
-        biller = Biller(PriceBook({}))
-        yield _Ledger(job=place.name, path=place, biller=biller)
+    if _is_batch_output(place):
+        yield _Ledger(job=place.name, path=place, biller=Biller(PriceBook({})))
         return
     if not place.is_dir():
         place_named(str(place))  # refuses a table that no run has written
-        run = place_of_job(load_job(place))
-        yield _Ledger(job=run.job, path=run.path, biller=run.biller)
+        yield _of_run(place_of_job(load_job(place)))
         return
     found = False
     for folder, subfolders, _ in os.walk(place):
@@ -241,7 +276,7 @@ def _ledgers_at(place: Path) -> Iterator[_Ledger]:
         if (path / "journal").is_dir():
             found = True
             subfolders.clear()
-            yield _remembered(path)
+            yield _of_run(remembered(path))
         subfolders.sort()
     if not found:
         raise UsageError(
@@ -250,6 +285,5 @@ def _ledgers_at(place: Path) -> Iterator[_Ledger]:
         )
 
 
-def _remembered(path: Path) -> _Ledger:
-    place = remembered(path)
-    return _Ledger(job=place.job, path=path, biller=place.biller)
+def _of_run(place: RunPlace) -> _Ledger:
+    return _Ledger(job=place.job, path=place.path, biller=place.biller)

@@ -1,6 +1,7 @@
 """Costs as a table, as CSV, and as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from batch_runner.costs import CostReport, Group
@@ -8,15 +9,17 @@ from batch_runner.money_view import (
     CAUSES,
     at_most_words,
     bound_words,
-    bounds,
     is_whole,
     known_dollars,
 )
-from batch_runner.progress import count, dollars, many
+from batch_runner.progress import count, decimals, dollars, many
 
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+_NOTHING = Decimal(0)
 
 
 def cost_frame(report: CostReport) -> "DataFrame":
@@ -36,12 +39,15 @@ def cost_lines(report: CostReport) -> Iterator[str]:
     """For people: a table, and below it what a table cannot say."""
     from pandas import DataFrame  # noqa: PLC0415 -- as above
 
-    shown = [_keys(report, group) | _shown(group) for group in report.groups]
-    if shown:
+    if report.groups:
         total = dict.fromkeys(map(str, report.by), "") | {str(report.by[0]): "total"}
-        yield from (
-            DataFrame([*shown, total | _shown(report.total)]).to_string(index=False).split("\n")
-        )
+        keys = [*(_keys(report, group) for group in report.groups), total]
+        groups = [*report.groups, report.total]
+        lines = [
+            key | _counts(group) | money
+            for key, group, money in zip(keys, groups, _money(report), strict=True)
+        ]
+        yield from DataFrame(lines).to_string(index=False).split("\n")
     else:
         yield "no calls"
     yield from _footnotes(report)
@@ -52,6 +58,7 @@ def cost_json(report: CostReport) -> dict[str, Any]:
         "by": [str(key) for key in report.by],
         "groups": [{**_keys(report, group), **_json(group)} for group in report.groups],
         "total": _json(report.total),
+        "results_of_rows_sent_again": report.again,
         "notes": list(report.notes),
     }
 
@@ -63,7 +70,7 @@ def _keys(report: CostReport, group: Group) -> dict[str, str]:
 def _numbers(group: Group) -> dict[str, Any]:
     bill, tokens = group.bill, group.bill.tokens
     return {
-        "rows": group.rows,
+        "results": group.results,
         "calls": bill.calls,
         "input_tokens": tokens.input,
         "cached_tokens": tokens.cached,
@@ -82,7 +89,7 @@ def _numbers(group: Group) -> dict[str, Any]:
 def _json(group: Group) -> dict[str, Any]:
     tokens = group.bill.tokens
     return {
-        "rows": group.rows,
+        "results": group.results,
         **group.bill.to_json(),
         "cached_share": None
         if tokens.cached is None or not tokens.input
@@ -94,26 +101,66 @@ def _json(group: Group) -> dict[str, Any]:
     }
 
 
-def _shown(group: Group) -> dict[str, str]:
+def _counts(group: Group) -> dict[str, str]:
     bill, tokens = group.bill, group.bill.tokens
     known = tokens.cached is not None and tokens.input
     cached = f"{100 * (tokens.cached or 0) / tokens.input:.0f}%" if known else ""
     return {
-        "rows": f"{group.rows:,}",
+        "results": f"{group.results:,}",
         "calls": f"{bill.calls:,}",
         "in": count(tokens.input),
         "cached": cached,
         "out": count(tokens.output),
         "reasoning": "" if tokens.reasoning is None else count(tokens.reasoning),
-        "cost": known_dollars(bill, bill.listed) if bill.answered else "",
-        "failed": known_dollars(bill, bill.failures) if bill.failures else "",
-        "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
-        "at most": bounds(bill)[1] or "no bound" if bill.answered or bill.unknown_calls else "",
     }
+
+
+def _money(report: CostReport) -> Iterator[dict[str, str]]:
+    """The dollars of each group, and of all: with as many digits as the smallest sum needs.
+
+    What is shown adds up. The total is rounded as a bound must be, and the groups share it: each
+    is off by less than one of the last digit.
+    """
+    bills = [group.bill for group in report.groups]
+    total = report.total.bill
+    listed = [bill.listed or _NOTHING for bill in bills]
+    failed = [bill.failures for bill in bills]
+    above = [bill.bounded - cost for bill, cost in zip(bills, listed, strict=True)]
+    places = max(map(decimals, [*listed, *failed, *above]))
+    unit = Decimal(1).scaleb(-places)
+    down, up = (ROUND_HALF_EVEN,) * 2 if is_whole(total) else (ROUND_DOWN, ROUND_UP)
+    cost = sum(listed, _NOTHING).quantize(unit, rounding=down)
+    lost = sum(failed, _NOTHING).quantize(unit, rounding=down)
+    more = total.bounded.quantize(unit, rounding=up) - cost
+    columns = [[*shared(whole, parts, unit), whole]
+               for whole, parts in ((cost, listed), (lost, failed), (more, above))]  # fmt: skip
+    for bill, known, wasted, open_ in zip([*bills, total], *columns, strict=True):
+        price = "unknown" if bill.listed is None else f"${known:,.{places}f}"
+        most = "no bound" if bill.at_most is None else f"${known + open_:,.{places}f}"
+        yield {
+            "cost": price if bill.answered else "",
+            "failed": f"${wasted:,.{places}f}" if bill.failures else "",
+            "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
+            "at most": most if bill.answered or bill.unknown_calls else "",
+        }
+
+
+def shared(total: Decimal, parts: Sequence[Decimal], unit: Decimal) -> Iterator[Decimal]:
+    """The total, a multiple of `unit`, in multiples of it by the size of the parts."""
+    whole = sum(parts, _NOTHING) or Decimal(1)
+    reached = given = _NOTHING
+    for part in parts:
+        reached += part
+        upto = (total * reached / whole).quantize(unit, rounding=ROUND_HALF_EVEN)
+        yield upto - given
+        given = upto
 
 
 def _footnotes(report: CostReport) -> Iterator[str]:
     bill = report.total.bill
+    if report.again:
+        again = "was of a row" if report.again == 1 else "were of rows"
+        yield f"results: a row has one for each time it was sent; {report.again:,} {again} sent before"
     if bill.failures:
         yield f"failed attempts that were billed: {known_dollars(bill, bill.failures)}, in the cost"
     if bill.unknown_calls:

@@ -125,12 +125,12 @@ def dollars_at_least(amount: Decimal | None) -> str:
 
 
 def _dollars(amount: Decimal, rounding: str) -> str:
-    rounded = amount.quantize(Decimal(1).scaleb(-_places(amount)), rounding=rounding)
-    return f"${rounded:,.{_places(rounded)}f}"
+    rounded = amount.quantize(Decimal(1).scaleb(-decimals(amount)), rounding=rounding)
+    return f"${rounded:,.{decimals(rounded)}f}"
 
 
-def _places(amount: Decimal) -> int:
-    """Cents; of less than a dollar as many as show three digits."""
+def decimals(amount: Decimal) -> int:
+    """How many are shown: cents; of less than a dollar as many as show three digits."""
     return max(2, 2 - amount.adjusted()) if 0 < amount < 1 else 2
 
 

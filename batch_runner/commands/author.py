@@ -11,7 +11,7 @@ from batch_runner.journal import Manifest, RunDirectory, read_manifest
 from batch_runner.run_place import output_of, run_folder
 
 
-READERS = ("status", "export", "reparse", "convert", "report", "verify")
+READERS = ("status", "export", "reparse", "convert", "report", "costs", "verify")
 """Commands that call nobody: they take the flags of a run only to know which job is meant."""
 
 

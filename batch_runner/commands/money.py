@@ -1,8 +1,11 @@
 """What it costs: `estimate` before, `costs` after, and the `prices` of both."""
 
 import argparse
+import shlex
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from batch_runner.commands.described import described_job
 from batch_runner.commands.stdout import print_json, print_lines
@@ -10,6 +13,10 @@ from batch_runner.errors import ExitCode, UsageError
 from batch_runner.printable import printable
 from batch_runner.progress import ProgressStyle
 from batch_runner.run_options import RunOptions
+
+
+if TYPE_CHECKING:
+    from batch_runner.run_place import RunPlace
 
 
 def estimate(arguments: argparse.Namespace) -> int:
@@ -55,7 +62,8 @@ def costs(arguments: argparse.Namespace) -> int:
     from batch_runner.costs_report import cost_csv, cost_json, cost_lines
 
     by = arguments.by.split(",")
-    report = read_costs(arguments.places, by=by, since=arguments.since, until=arguments.until)
+    places = [*_places(arguments)]
+    report = read_costs(places, by=by, since=arguments.since, until=arguments.until)
     if arguments.csv:
         print(printable(cost_csv(report)), end="")
     elif arguments.json:
@@ -63,6 +71,30 @@ def costs(arguments: argparse.Namespace) -> int:
     else:
         print_lines(cost_lines(report))
     return ExitCode.DONE
+
+
+def _places(arguments: argparse.Namespace) -> "Iterator[str | RunPlace]":
+    """What is named, as it stands; of a job the run that its flags mean."""
+    from batch_runner.commands.telling import place_meant
+    from batch_runner.costs import names_a_job
+    from batch_runner.run_place import run_folder
+
+    named, output = arguments.places, arguments.output
+    if output is not None and (len(named) > 1 or not all(map(names_a_job, named))):
+        raise UsageError(
+            f"costs -o {output!r}: says which run of a job file is meant, not of {shlex.join(named)}",
+            hint="leave one of them out",
+        )
+    if output is not None and run_folder(output) is None:
+        raise UsageError(
+            f"costs -o {output!r}: no run has written there",
+            hint="-o says which run is meant; > FILE behind --csv or --json keeps the figures",
+        )
+    for name in named or [None]:
+        if name is not None and not names_a_job(name):
+            yield name
+        else:
+            yield place_meant(argparse.Namespace(**{**vars(arguments), "job": name}))
 
 
 def prices(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ _PAGES = (".html", ".htm")
 def status(arguments: argparse.Namespace) -> int:
     from batch_runner.status import drawn, follow, read_status
 
-    place = _as_of_today(_place(arguments), arguments)
+    place = _as_of_today(place_meant(arguments), arguments)
     if arguments.watch and not arguments.json:
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for text in drawn(follow(place, on_wait=_say_waiting), columns=columns):
@@ -44,7 +44,7 @@ def _say_waiting() -> None:
     log.info("no run has begun: waiting for one (Ctrl-C ends this)")
 
 
-def _place(arguments: argparse.Namespace) -> "RunPlace":
+def place_meant(arguments: argparse.Namespace) -> "RunPlace":
     """The run directory of the job that is described, or of the output that stands in its place."""
     from batch_runner.run_place import place_named, place_of_job, remembered, run_folder
 
@@ -123,7 +123,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from batch_runner import journal
     from batch_runner.losses import with_losses
 
-    directory = _place(arguments).directory
+    directory = place_meant(arguments).directory
     found = journal.verify(directory)
     report = replace(found, damage=with_losses(found.damage, directory))
     if arguments.json:

@@ -285,7 +285,7 @@ def test_a_hosted_batch_is_priced_as_one_and_a_live_one_is_not(main_cli):
 
 def test_what_a_batch_did_not_call_is_not_counted_as_a_call(main_cli, hosted_files):
     total = json.loads(main_cli("costs", *hosted_files, "--json").out)["total"]
-    assert (total["rows"], total["calls_sent"], total["calls_answered"]) == (4, 3, 2)
+    assert (total["results"], total["calls_sent"], total["calls_answered"]) == (4, 3, 2)
 
 
 def test_the_report_of_a_batch_reads_the_failures_beside_it(main_cli, hosted_files):

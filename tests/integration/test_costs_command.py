@@ -70,7 +70,7 @@ def test_costs_add_up_to_the_servers_ledger_by_every_key(job_in, server, tmp_pat
         report = costs([tmp_path], by=[key])
         assert report.total.bill.at_least == server.ledger.totals.billed.dollars
         assert sum(group.bill.listed for group in report.groups) == report.total.bill.listed
-    assert {keys[0]: group.rows for keys, group in groups(tmp_path).items()} == {"a": 4, "b": 3}
+    assert {keys[0]: group.results for keys, group in groups(tmp_path).items()} == {"a": 4, "b": 3}
     runs = {keys[0] for keys in groups(tmp_path, by=["run"])}
     assert len(runs) == 3
     shown = {outcome.result.run_id for outcome in read_results(load_job(tmp_path / "one.toml"))}
@@ -104,7 +104,7 @@ def test_a_journal_put_aside_by_fresh_was_paid_for_too(job_in, server, tmp_path)
     server.settle()
     report = costs([tmp_path])
     assert report.total.bill.at_least == server.ledger.totals.billed.dollars
-    assert report.total.rows == 6
+    assert report.total.results == 6
 
 
 def test_failed_attempts_that_were_billed_are_in(job_in, server, main_cli):
@@ -150,9 +150,9 @@ def test_calls_lost_in_a_crash_are_of_the_run_and_day_that_made_them(job_in):
 
 def test_days_can_be_left_out(job_in, tmp_path):
     run(job_in())
-    assert costs([tmp_path], since="2000-01-01", until="2999-12-31").total.rows == 3
-    assert costs([tmp_path], until="2000-01-01").total.rows == 0
-    assert costs([tmp_path], since="2999-01-01").total.rows == 0
+    assert costs([tmp_path], since="2000-01-01", until="2999-12-31").total.results == 3
+    assert costs([tmp_path], until="2000-01-01").total.results == 0
+    assert costs([tmp_path], since="2999-01-01").total.results == 0
 
 
 def test_what_flex_and_batch_would_have_cost_where_they_have_a_price(tmp_path, server):
@@ -176,7 +176,7 @@ def test_the_table_the_json_and_the_csv_say_the_same(job_in, server, main_cli):
         csv.DictReader(io.StringIO(main_cli("costs", "job.toml", "--by", "model,day", "--csv").out))
     )
     assert table.code == 0
-    assert table.out.splitlines()[0].split()[:3] == ["model", "day", "rows"]
+    assert table.out.splitlines()[0].split()[:3] == ["model", "day", "results"]
     assert "total" in table.out
     assert (
         [row["model"] for row in rows] == [group["model"] for group in said["groups"]] == ["a", "b"]
@@ -216,3 +216,43 @@ def test_what_cannot_be_answered_is_a_usage_error(main_cli, arguments, words):
     ran = main_cli("costs", *arguments)
     assert ran.code == 2
     assert words in ran.err
+
+
+def test_a_row_that_was_sent_again_is_told_from_another_row(job_in, server, main_cli):
+    server.misbehave("400", next=1)
+    run(job_in())
+    assert costs([main_cli.folder]).again == 0
+    assert "sent before" not in main_cli("costs", "job.toml").out
+    main_cli("retry", "job.toml")
+    run(load_job(main_cli.folder / "job.toml"), RunOptions(fresh=True))
+    ran = main_cli("costs", "job.toml")
+    assert ran.out.splitlines()[0].split()[1] == "results"
+    assert "results: a row has one for each time it was sent; 4 were of rows sent before" in ran.out
+    said = json.loads(main_cli("costs", "job.toml", "--json").out)
+    assert (said["total"]["results"], said["results_of_rows_sent_again"]) == (7, 4)
+
+
+def test_flags_say_which_run_of_a_job_is_meant(job_in, tmp_path, main_cli):
+    job_in()
+    assert main_cli("run", "job.toml", "-n", "1").code == 0
+    assert main_cli("run", "job.toml", "-o", "other.csv").code == 0
+    for words in (("job.toml", "-o", "other.csv"), ("-o", "other.csv"), ("other.csv",)):
+        ran = main_cli("costs", *words, "--json")
+        assert (ran.code, json.loads(ran.out)["total"]["results"]) == (0, 3), words
+    by_url = main_cli("costs", "job.toml", "--base-url", "http://127.0.0.1:9", "--json")
+    assert json.loads(by_url.out)["total"]["results"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("job.toml", "-o", "figures.csv"), "no run has written there"),
+        ((".", "-o", "job.csv"), "not of ."),
+        (("job.toml", "job.csv", "-o", "job.csv"), "not of job.toml job.csv"),
+    ],
+)
+def test_an_output_that_says_nothing_is_refused(job_in, main_cli, words, told):
+    run(job_in())
+    ran = main_cli("costs", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert told in ran.err

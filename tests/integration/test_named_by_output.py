@@ -74,8 +74,6 @@ def test_an_output_and_its_run_folder_mean_the_job_that_wrote_it(place, words, n
     command, *options = words
     typed = ["m.toml", "--base-url", place.server.url, *ONCE]
     typed += ["--set", "output.path=q.csv"] if "-o" in options else ["-o", "q.csv"]
-    if command == "costs":  # takes no flags
-        typed = ["q.csv.run"]
 
     def told(*words):
         ran = place.cli(*words)

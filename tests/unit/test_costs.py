@@ -1,15 +1,20 @@
+from collections import Counter
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batch_runner.bill import Bill
 from batch_runner.costs import Alternative, By, CostReport, Group
-from batch_runner.costs_report import cost_csv, cost_frame, cost_json, cost_lines
+from batch_runner.costs_report import _money, cost_csv, cost_frame, cost_json, cost_lines
+from batch_runner.money_view import is_whole
+from batch_runner.records import UnknownBilling
 
 
 def group(*keys, dollars="0.5", **fields):
     bill = Bill(calls=2, answered=2, answers=Decimal(dollars), **fields)
-    return Group(keys=keys, rows=2, bill=bill)
+    return Group(keys=keys, results=2, bill=bill)
 
 
 def report(*groups, by=(By.MODEL,)):
@@ -23,7 +28,7 @@ def test_groups_add_up_with_what_other_tiers_would_have_cost():
     one, two = group("a"), group("b")
     one.cheaper["flex"] = Alternative(usd=Decimal("0.2"), instead_of=Decimal("0.5"))
     total = report(one, two).total
-    assert (total.rows, total.bill.calls, total.bill.answers) == (4, 4, 1)
+    assert (total.results, total.bill.calls, total.bill.answers) == (4, 4, 1)
     assert total.cheaper == {"flex": Alternative(usd=Decimal("0.2"), instead_of=Decimal("0.5"))}
     assert one.cheaper["flex"] is not total.cheaper["flex"]
 
@@ -39,13 +44,42 @@ def test_a_frame_keeps_every_digit():
 def test_a_report_of_nothing_is_still_a_report():
     empty = report()
     assert list(cost_lines(empty)) == ["no calls"]
-    assert cost_csv(empty).startswith("model,rows,calls,")
+    assert cost_csv(empty).startswith("model,results,calls,")
     assert cost_json(empty)["groups"] == []
 
 
 def test_a_bound_is_rounded_up():
     lines = list(cost_lines(report(group("a", unknown_at_most=Decimal("0.00012301")))))
-    assert "$0.5002" in lines[1] or "$0.501" in lines[1]
+    assert lines[1].split()[-1] == "$0.500124"
+
+
+amounts = st.decimals(min_value=0, max_value=100, places=9)
+
+
+@given(st.lists(st.tuples(amounts, amounts, amounts, st.integers(0, 3)), min_size=1, max_size=30))
+def test_what_a_table_shows_adds_up(bills):
+    groups = [
+        group(f"g{n:02}", dollars=answers, failures=failures, unknown_at_most=unknown,
+              unknown=Counter({UnknownBilling.TIMEOUT: calls}))
+        for n, (answers, failures, unknown, calls) in enumerate(bills)
+    ]  # fmt: skip
+    whole = report(*groups)
+    *shown, total = _money(whole)
+    digits = len(total["cost"].partition(".")[2])
+    unit = Decimal(1).scaleb(-digits)
+    for column, exact in (("cost", "listed"), ("failed", "failures"), ("at most", "at_most")):
+        parts = [read(one[column]) for one in shown]
+        assert sum(parts) == read(total[column])
+        for part, one in zip(parts, groups, strict=True):
+            assert abs(part - getattr(one.bill, exact)) < 2 * unit
+    bill = whole.total.bill
+    assert read(total["cost"]) <= bill.listed or is_whole(bill)
+    assert read(total["at most"]) >= bill.at_most or is_whole(bill)
+    assert all(read(one["cost"]) <= read(one["at most"]) for one in shown)
+
+
+def read(dollars):
+    return Decimal(dollars.removeprefix("$").replace(",", "") or 0)
 
 
 @pytest.mark.parametrize("by", [(By.MODEL,), (By.DAY, By.JOB)])
