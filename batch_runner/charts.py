@@ -5,7 +5,7 @@ percentages, for the page to label in its own type, which stays readable on a ph
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -25,6 +25,8 @@ LATENCY_BINS_PER_COLUMN = 3
 FEWEST_LATENCY_COLUMNS = 16
 LAST_TICK = 97.0
 """Percent of the width from which on a label would stick out."""
+NARROW_LETTER = 2.3
+"""Percent of the width of a chart on a phone that a letter of a label takes."""
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
           28800, 43200, 86400)  # fmt: skip
 
@@ -87,26 +89,35 @@ class TimeAxis:
         return words
 
     def ticks(self) -> list[Tick]:
-        """Time since the start; the starts of the stretches where there are several."""
+        """Time since the start; where there are several stretches, when they and their parts began."""
         if not self._stretches:
             return []
-        begin, _, _ = self._stretches[0]
-        if len(self._stretches) > 1:
-            starts = [datetime.fromtimestamp(start, UTC) for start, _, _ in self._stretches]
-            one_day = starts[0].date() == starts[-1].date()
-            return _apart(
-                Tick(
-                    100 * first / self.columns,
-                    format(at, "%H:%M:%S" if one_day else "%b %d, %H:%M"),
-                )
-                for at, (_, first, _) in zip(starts, self._stretches, strict=True)
-            )
         spread = self.columns * self.width
         step = next((step for step in _STEPS if spread / step <= TICKS), math.ceil(spread / TICKS))
+        if len(self._stretches) > 1:
+            return self._ticks_of_stretches(step)
+        begin, _, _ = self._stretches[0]
         return _apart(
             Tick(100 * number * step / spread, _span(number * step) if number else _clock(begin))
             for number in range(int(spread / step) + 1)
         )
+
+    def _ticks_of_stretches(self, step: float) -> list[Tick]:
+        """By the clock: where each begins, and within the long ones each step, as far as there is room."""
+        days = {datetime.fromtimestamp(begin, UTC).date() for begin, _, _ in self._stretches}
+        words = "%H:%M:%S" if len(days) == 1 else "%b %d, %H:%M"
+
+        def tick(at: float, place: float) -> Tick:
+            clock = format(datetime.fromtimestamp(at, UTC), words)
+            return Tick(100 * place / self.columns, clock)
+
+        starts = _apart(tick(begin, first) for begin, first, _ in self._stretches)
+        inside = (
+            tick(begin + after * step, first + after * step / self.width)
+            for begin, first, columns in self._stretches
+            for after in range(1, int(columns * self.width / step) + 1)
+        )
+        return _apart(inside, kept=starts)
 
 
 def columns_over_time(
@@ -182,11 +193,11 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
 
 
 def ceiling(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20 ... that is not smaller; 1 for nothing."""
+    """The next of 1, 2, 3, 4, 5, 6, 8, 10, 20 ... that is not smaller; 1 for nothing."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(n * power for n in (1, 2, 5, 10) if value <= n * power * (1 + 1e-9))
+    return next(n * power for n in (1, 2, 3, 4, 5, 6, 8, 10) if value <= n * power * (1 + 1e-9))
 
 
 def _stacks(layers: Sequence[Layer], top: float, *, gap: float) -> list[str]:
@@ -235,14 +246,27 @@ def _beside(top: float, *, whole: bool = False) -> list[Tick]:
     return [Tick(0, f"{top:,g}"), *middle, Tick(100, "0")]
 
 
-def _apart(ticks: Iterable[Tick]) -> list[Tick]:
-    """Those that do not run into the one before."""
-    kept: list[Tick] = []
+def _apart(ticks: Iterable[Tick], *, kept: Sequence[Tick] = ()) -> list[Tick]:
+    """Those `kept`, and others that neither run into one of these nor say the same; left to right."""
+    found = [*kept]
     for tick in ticks:
-        far_enough = not kept or tick.at - kept[-1].at >= 100 / (TICKS + 2)
-        if far_enough and tick.at <= LAST_TICK:
-            kept.append(tick)
-    return kept
+        far_enough = all(abs(tick.at - other.at) >= 100 / (TICKS + 2) for other in found)
+        is_new = all(tick.words != other.words for other in found)
+        if far_enough and is_new and tick.at <= LAST_TICK:
+            found.append(tick)
+    return sorted(found, key=lambda tick: tick.at)
+
+
+def fit_narrow(ticks: Sequence[Tick]) -> Iterator[bool]:
+    """Which of them a phone has room for, from left to right."""
+    end = -math.inf
+    for tick in ticks:
+        width = NARROW_LETTER * len(tick.words)
+        begin = tick.at - width / 2 if tick.at else 0.0  # the first is not centred: see the page
+        fits = begin > end
+        if fits:
+            end = begin + width + NARROW_LETTER
+        yield fits
 
 
 def _span(seconds: float) -> str:

@@ -257,7 +257,7 @@ class Client:
         except StorageError:
             # The journal has told the run to stop; a call it cannot record is not made.
             return False
-        course.attempts += 1
+        course.begin(at=self._wall_clock())
         return True
 
     async def _attempt(self, course: Course, reply: Reply) -> Completion | Problem:

@@ -19,6 +19,10 @@ from batch_runner.records import (
 from batch_runner.retry import Blame, Problem, Spent
 
 
+MOST_TIMED = 100
+"""Repeats whose times are kept: a row that waits for a rate limit for hours may have thousands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """An ending and the reply that brought it."""
@@ -51,6 +55,7 @@ class Course:
     fallback: Said | None = None
     """What the row ends with when a changed repeat fails."""
     billed: list[Billed] = field(default_factory=list)
+    repeated_at: list[float] = field(default_factory=list)
     unknown: Counter[UnknownBilling] = field(default_factory=Counter)
     usage: Usage | None = None
     reply: Mapping[str, Any] | None = None
@@ -86,6 +91,12 @@ class Course:
     def maybe_billed(self) -> int:
         """Attempts that have cost money, or may have."""
         return len(self.billed) + self.unknown.total()
+
+    def begin(self, *, at: float) -> None:
+        """Another attempt is on record, and will be sent; `at` is Unix time."""
+        self.attempts += 1
+        if self.attempts > 1 and len(self.repeated_at) < MOST_TIMED:
+            self.repeated_at.append(at)
 
     def charge(self, problem: Problem, *, now: float) -> None:
         """The budgets know of a problem; `now` is monotonic."""
@@ -145,6 +156,7 @@ class Course:
             asked_model=request.model,
             ending=said.ending,
             attempts=self.attempts,
+            repeated_at=tuple(self.repeated_at),
             billed=tuple(self.billed),
             final_usage=said.usage,
             unknown=dict(self.unknown),

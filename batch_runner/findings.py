@@ -117,6 +117,7 @@ class Findings:
         self.empty = Shortlist(MOST_EMPTY)
         self.random = Shortlist(MOST_RANDOM)
         self.courses = [RunCourse(run=run) for run in runs] or [RunCourse(run=None)]
+        self._by_id = {one.run.run_id: one for one in self.courses if one.run is not None}
         self._starts = [run.started_at for run in runs]
         self._biller = biller
 
@@ -137,20 +138,23 @@ class Findings:
                 result.finished_at,
                 failed=result.status is RowStatus.FAILED,
                 repeats=max(0, result.attempts - 1),
+                repeated_at=result.repeated_at,
             )
         if counts:
             self._consider(result, bill.listed if result.billed and not bill.unpriced else None)
 
     def add_lost_call(self, intent: Intent) -> None:
         """A call was in flight when its process died."""
-        self._lost.merge(self._biller.bill_lost(intent, at=None))
+        course = self._course(intent.run_id, None)
+        bill = self._biller.bill_lost(intent, at=None)
+        course.bill.merge(bill)
+        self._lost.merge(bill)
 
     def bill(self) -> Bill:
         """Of all runs, calls lost in crashes included."""
         total = Bill()
         for course in self.courses:
             total.merge(course.bill)
-        total.merge(self._lost)
         return total
 
     def unknown(self) -> dict[UnknownBilling, Bill]:
@@ -177,14 +181,20 @@ class Findings:
 
     def _add_to_run(self, result: RowResult, bill: Bill) -> None:
         finished = result.finished_at
-        position = bisect_right(self._starts, finished) - 1 if finished is not None else 0
-        course = self.courses[max(0, position)]
+        course = self._course(result.run_id, finished)
         course.rows += 1
         course.failed += result.status is RowStatus.FAILED
         course.bill.merge(bill)
         if finished is not None:
             course.first = min(course.first or finished, result.started_at or finished)
             course.last = max(course.last or finished, finished)
+
+    def _course(self, run_id: str | None, at: float | None) -> RunCourse:
+        """That of the run; where the journal does not say which (a damaged header), by the time."""
+        if run_id in self._by_id:
+            return self._by_id[run_id]
+        position = bisect_right(self._starts, at) - 1 if at is not None else 0
+        return self.courses[max(0, position)]
 
     def _consider(self, result: RowResult, cost: Decimal | None) -> None:
         key, ending = result.key, result.ending

@@ -1,5 +1,6 @@
 """A run as one HTML file: no script, nothing loaded from anywhere, its size independent of the rows."""
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,13 +14,14 @@ from batch_runner.atomic import publish
 from batch_runner.bill import Bill
 from batch_runner.charts import Chart, Layer, TimeAxis
 from batch_runner.findings import Findings, Sample
+from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.money_view import bounds, cost_view, is_whole, share, token_view
 from batch_runner.printable import one_line, printable
 from batch_runner.progress import dollars, duration, many
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
 from batch_runner.report import skipped_words
-from batch_runner.run_view import limit_view, moment, prompt_view, run_view, setting_view
+from batch_runner.run_view import limit_view, moment, prompt_view, run_views, setting_view
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -67,17 +69,13 @@ def render_report(
         over_time=_over_time(axis, summary, findings) if findings.timeline.bins else None,
         latency=_latency(findings),
         errors=_errors(summary, findings, rows, asked),
-        groups=_groups(findings, rows, summary.bill),
+        groups=_groups(findings, rows, summary),
         limit_changes=limit_view(summary),
         settings=setting_view(work, summary, findings),
         prompt=None if redact else prompt_view(work),
-        runs=[
-            run_view(course)
-            for course in findings.courses[-MOST_RUNS:]
-            if course.run or course.rows
-        ],
+        runs=run_views(findings.courses[-MOST_RUNS:], is_going_on=_is_going_on(work, summary)),
         more_runs=max(0, len(findings.courses) - MOST_RUNS),
-        written=moment(summary.started_at + summary.elapsed_seconds),
+        written=moment(time.time()),
         version=__version__,
     )
 
@@ -103,7 +101,7 @@ def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str
     facts = [
         one_line(work.job.model_in_words, 80),
         work.job.endpoint.base_url,
-        *([moment(findings.courses[0].started_at)] if summary.bill.calls else []),
+        *([_when(findings)] if summary.bill.calls else []),
     ]
     stop = summary.stop_reason
     return {
@@ -112,6 +110,17 @@ def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str
         "stop": None if stop is None else printable(stop),
         "hint": printable(summary.hint),
     }
+
+
+def _when(findings: Findings) -> str:
+    first = findings.courses[0].started_at
+    runs = len(findings.courses)
+    return moment(first) if runs == 1 else f"{runs:,} runs since {moment(first)}"
+
+
+def _is_going_on(work: Work, summary: RunSummary) -> bool:
+    """Another process is at it; the run that writes its own report has ended."""
+    return summary.run_id != work.run_id and bool(is_locked(RunDirectory(work.job.run_path)))
 
 
 def _statuses(summary: RunSummary) -> list[Mapping[str, Any]]:
@@ -185,7 +194,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
     said = ""
     if refused:
         calls = "one call" if refused == 1 else f"{refused:,} calls"
-        said = f"; {calls} of the last run met a 429"
+        said = f"; {calls} of the last run {'was' if refused == 1 else 'were'} answered 429"
     each = duration(width) if width >= 1 else f"{width:g}s"
     return [
         _chart(
@@ -193,7 +202,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
         ),
         _chart(
             "Rows in hand",
-            f"begun and not ended, waits before a repeat included{_undrawn(findings)}",
+            f"begun and not ended, waiting for a repeat included{_undrawn(findings)}",
             flight,
             [("area", "rows"), *([("limit", "limit on calls in flight")] if line else [])],
         ),
@@ -201,7 +210,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
             "Repeated calls",
             f"after a 429, an error or a timeout{said}",
             charts.with_marks(repeats, axis, cuts),
-            [("warn", "repeats"), *([("mark", "429: the limit was lowered")] if cuts else [])],
+            [("warn", "repeats"), *([("mark", "429: calls were slowed down")] if cuts else [])],
             none="" if repeated or cuts else no_repeats(findings),
         ),
     ]
@@ -222,8 +231,10 @@ def _undrawn(findings: Findings) -> str:
     lost = findings.unknown().get(UnknownBilling.CRASH)
     if lost is None:
         return ""
-    calls = "one call that was" if lost.calls == 1 else f"{lost.calls:,} calls that were"
-    return f"; not drawn: {calls} in flight when a run died, since when is not known"
+    if lost.calls == 1:
+        return "; one call in flight when a run died is not drawn: when it began is not known"
+    calls = f"{lost.calls:,} calls in flight when a run died"
+    return f"; {calls} are not drawn: when they began is not known"
 
 
 def _chart(
@@ -238,7 +249,10 @@ def _labelled(chart: Chart) -> Mapping[str, Any]:
     """A chart as the template wants it: the markup marked as such, the labels to be escaped."""
     return {
         "svg": minijinja.Markup(chart.svg),
-        "below": [(f"{tick.at:.2f}", tick.words) for tick in chart.below],
+        "below": [
+            (f"{tick.at:.2f}", tick.words, fits)
+            for tick, fits in zip(chart.below, charts.fit_narrow(chart.below), strict=True)
+        ],
         "beside": [(f"{tick.at:.0f}", tick.words) for tick in chart.beside],
     }
 
@@ -329,14 +343,21 @@ def _no_cost(bill: Bill) -> str:
     )
 
 
-def _groups(findings: Findings, rows: _Rows, bill: Bill) -> list[Mapping[str, Any]]:
+def _groups(findings: Findings, rows: _Rows, summary: RunSummary) -> list[Mapping[str, Any]]:
+    codes = [code for code, _ in summary.wanting.most_common() if code in findings.examples]
     groups = (
-        ("Slowest", "the last call of each", findings.slowest.samples(), "No call was timed."),
+        (
+            "Without a full answer",
+            "one row of each error, the commonest first",
+            [findings.examples[code] for code in codes[:MOST_CODES]],
+            "No row that was sent is without its answer.",
+        ),
+        ("Slowest", "by the row's last call", findings.slowest.samples(), "No call was timed."),
         (
             "Most expensive",
-            "all calls of the row",
+            "by all calls of the row",
             findings.costliest.samples(),
-            _no_cost(bill),
+            _no_cost(summary.bill),
         ),
         (
             "Empty",
@@ -346,7 +367,7 @@ def _groups(findings: Findings, rows: _Rows, bill: Bill) -> list[Mapping[str, An
         ),
         (
             "Random",
-            "the same ones each time the report is written",
+            "the same ones in each report",
             findings.random.samples(),
             "No row is answered yet.",
         ),

@@ -202,6 +202,8 @@ class RowResult:
     label: str | None = None
     attempts: int = 1
     """HTTP attempts of this run of the row."""
+    repeated_at: tuple[float, ...] = ()
+    """Unix times at which attempts after the first began; of very many the earlier ones."""
     billed: tuple[Billed, ...] = ()
     """Attempts whose usage came back, oldest first. Failed ones are billed too."""
     final_usage: Usage | None = None

@@ -2,14 +2,15 @@
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from batch_runner import __version__
 from batch_runner.findings import Findings, RunCourse
+from batch_runner.money_view import NO_BOUND, bounds
 from batch_runner.printable import one_line, printable, shortened
-from batch_runner.progress import dollars, duration, many
+from batch_runner.progress import duration, many
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -30,7 +31,9 @@ def limit_view(summary: RunSummary) -> Mapping[str, Any]:
         "lines": [
             (
                 f"{datetime.fromtimestamp(change['at'], UTC):%H:%M:%S}",
-                f"{change['was']} → {change['now']}",
+                f"{change['was']} → {change['now']}"
+                if change["was"] != change["now"]
+                else f"{change['now']}",
                 f"{change['rate']:.3g} a second" if change["rate"] else "as they come",
                 one_line(change["why"], 120),
             )
@@ -61,8 +64,8 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
         "deadline": limits.deadline and duration(limits.deadline),
     }
     retries = (
-        f"{many(retry.attempts, 'attempt')}, {retry.maybe_billed_attempts} after failures that may be billed, "
-        f"{duration(retry.rate_limit_patience)} of patience with rate limits"
+        f"up to {many(retry.attempts, 'attempt')} of a row, {many(retry.maybe_billed_attempts, 'repeat')} "
+        f"of calls that may have been billed, {duration(retry.rate_limit_patience)} of waiting for rate limits"
     )
     caps = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
     values: Iterable[tuple[str, str | None]] = (
@@ -100,17 +103,30 @@ def prompt_view(work: Work) -> list[tuple[str, str]]:
     ]
 
 
-def run_view(course: RunCourse) -> Mapping[str, str]:
+def run_views(courses: Sequence[RunCourse], *, is_going_on: bool) -> list[Mapping[str, str]]:
+    """One for each run that did anything, oldest first; `is_going_on`: the last one."""
+    return [
+        _run_view(course, "going on" if is_going_on and course is courses[-1] else "killed")
+        for course in courses
+        if course.run or course.rows
+    ]
+
+
+def _run_view(course: RunCourse, otherwise: str) -> Mapping[str, str]:
+    """`otherwise`: how the run stands when it has not ended in order."""
     run = course.run
     bill = course.bill
+    least, most = bounds(bill)
     return {
-        "started": moment(course.started_at),
+        "started": moment(course.started_at).removesuffix(" UTC"),
         "took": duration(course.seconds) if course.rows else "",
         "rows": f"{course.rows:,}",
         "failed": f"{course.failed:,}",
-        "cost": dollars(bill.listed) if course.rows else "",
+        "calls": f"{bill.calls:,}",
+        "least": (least if bill.answered else "unknown") if bill.calls else "",
+        "most": (most or NO_BOUND) if bill.calls else "",
         "model": one_line(str(run.settings.get("model", "")), 60) if run else "",
-        "ended": "in order" if run is not None and run.ended_cleanly else "killed",
+        "ended": "in order" if run is not None and run.ended_cleanly else otherwise,
         "version": run.tool_version if run is not None else "",
         "id": run.run_id if run is not None else "unknown",
     }

@@ -1,7 +1,7 @@
 """What happened when, in a bounded number of equal bins; time in which nothing happened takes none."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -18,7 +18,7 @@ class Bin:
     answered: int = 0
     failed: int = 0
     repeats: int = 0
-    """Attempts beyond the first of the rows that ended here."""
+    """Attempts beyond the first of a row that began here."""
     busy_seconds: float = 0.0
     """Summed over the rows in hand."""
 
@@ -34,8 +34,19 @@ class Timeline:
         self.width = FINEST_SECONDS
         self.bins: dict[int, Bin] = {}
 
-    def add(self, started: float, finished: float, *, failed: bool, repeats: int) -> None:
-        """A row was begun and ended at these Unix times. A clock that jumped back makes it a moment."""
+    def add(
+        self,
+        started: float,
+        finished: float,
+        *,
+        failed: bool,
+        repeats: int,
+        repeated_at: Sequence[float] = (),
+    ) -> None:
+        """A row was begun and ended at these Unix times. A clock that jumped back makes it a moment.
+
+        Of its repeats those whose time is not known count at its end.
+        """
         started = min(started, finished)
         while (finished - started) / self.width >= MOST_BINS:
             self._widen()
@@ -44,8 +55,11 @@ class Timeline:
             spot = self.bins.setdefault(number, Bin())
             begin, end = number * self.width, (number + 1) * self.width
             spot.busy_seconds += min(end, finished) - max(begin, started)
+        for at in repeated_at[:repeats]:
+            number = math.floor(min(max(at, started), finished) / self.width)
+            self.bins[number].repeats += 1
         spot = self.bins[last]
-        spot.repeats += repeats
+        spot.repeats += max(0, repeats - len(repeated_at))
         if failed:
             spot.failed += 1
         else:

@@ -162,6 +162,8 @@ def result_fields(result: RowResult) -> dict[str, Any]:
     fields |= _unlike_reply(result)
     if ending.message is not None:
         fields["message"] = ending.message
+    if result.repeated_at:
+        fields["repeated_at"] = [round(at, 3) for at in result.repeated_at]
     if result.billed:
         fields["billed"] = [_billed_fields(billed) for billed in result.billed]
     if result.final_usage is not None:
@@ -210,6 +212,7 @@ def result_of(told: Told) -> RowResult:
         "key": bytes.fromhex(told["result"]),
         "ending": ending_of(told),
         "billed": stored.billed(told),
+        "repeated_at": tuple(told.get("repeated_at", ())),
         "final_usage": None if usage is None else Usage(**usage),
         "unknown": {UnknownBilling(name): n for name, n in told.get("unknown", {}).items()},
     }

@@ -1,13 +1,16 @@
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
 from batch_runner.charts import (
     Layer,
+    Tick,
     TimeAxis,
     area_over_time,
     ceiling,
     columns_over_time,
+    fit_narrow,
     latency_columns,
 )
 from batch_runner.tally import LatencyHistogram
@@ -22,7 +25,8 @@ def timeline(rows=50):
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (0.3, 0.5), (1, 1), (1.01, 2), (48, 50), (51, 100), (2000, 2000)]
+    ("value", "top"),
+    [(0, 1), (0.3, 0.3), (1, 1), (1.01, 2), (26, 30), (48, 50), (51, 60), (2000, 2000)],
 )
 def test_an_axis_ends_at_a_round_number(value, top):
     assert ceiling(value) == pytest.approx(top)
@@ -56,3 +60,24 @@ def test_quantiles_stand_inside_the_latency_chart():
 def test_no_calls_make_an_empty_chart():
     ET.fromstring(latency_columns(LatencyHistogram(), []).svg)
     assert TimeAxis(Timeline()).ticks() == []
+
+
+@pytest.mark.parametrize(
+    ("pause", "begins"), [(600, ["22:13:20", "22:23:20"]), (86_400, ["Nov 14, 22:13", "Nov 15, 22:13"])]
+)  # fmt: skip
+def test_runs_with_a_pause_between_are_labelled_where_they_begin_and_within(pause, begins):
+    line = Timeline()
+    for begin, rows in ((1.7e9, 1200), (1.7e9 + pause, 400)):
+        for row in range(rows):
+            at = begin + row / 10
+            line.add(at, at + 0.5, failed=False, repeats=0)
+    ticks = TimeAxis(line).ticks()
+    words = [tick.words for tick in ticks]
+    assert {*begins} < {*words}
+    assert len({*words}) == len(words)
+    assert all(after.at - before.at >= 12 for before, after in pairwise(ticks))
+
+
+def test_on_a_phone_no_label_runs_into_the_next():
+    ticks = [Tick(0.0, "00:07:44"), Tick(20.0, "00:08:14"), Tick(50.0, "1s"), Tick(60.0, "2s")]
+    assert [*fit_narrow(ticks)] == [True, False, True, True]

@@ -125,6 +125,8 @@ async def test_every_attempt_is_announced_with_its_number():
     result = await client.call(REQUEST)
     assert [attempt for attempt, _ in client.begun] == [1, 2, 3]
     assert result.attempts == 3
+    first, second = result.repeated_at
+    assert result.started_at <= first < second <= result.finished_at
 
 
 async def test_an_idempotency_key_stays_until_the_server_has_said_a_definite_no():

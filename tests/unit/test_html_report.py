@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from batch_runner import html_report
 from batch_runner.asked import read_asked
 from batch_runner.findings import MOST_RANDOM, gather
 from batch_runner.html_report import no_repeats, render_report, write_report
@@ -264,9 +266,53 @@ def test_rows_in_hand_say_what_of_a_killed_run_is_not_drawn(ran):
     lost = Intent(key=b"k" * 16, attempt=1, row=0, model="m1", request_bytes=9, max_output_tokens=5)
     anyio.run(killed.announce, lost)
     words = ran(["one", "two"], None).page.words
-    assert (
-        "not drawn: one call that was in flight when a run died, since when is not known" in words
-    )
+    assert "one call in flight when a run died is not drawn: when it began is not known" in words
+
+
+def test_what_each_run_may_have_cost_is_told_and_unknown_is_not_zero(ran):
+    job = ran(["one", "two"], lambda _: answer("fine")).job
+    killed = Journal(RunDirectory(job.run_path), run_id="killed", durability=Durability.OFF)
+    lost = Intent(key=b"k" * 16, attempt=1, row=0, model="m1", request_bytes=9, max_output_tokens=5)
+    anyio.run(killed.announce, lost)
+    table = ran(["one", "two"], None).html.partition('<table class="runs">')[2]
+    head, first, second = re.findall("<tr>.*?</tr>", table.partition("</table>")[0])
+    names, *runs = (re.findall("<t[hd][^>]*>(.*?)</t[hd]>", line) for line in (head, first, second))
+    first, second = (dict(zip(names, run, strict=True)) for run in runs)
+    shown = ("Calls", "At least", "At most", "Ended")
+    assert [first[name] for name in shown] == ["2", "$0.000240", "$0.000240", "in order"]
+    assert [second[name] for name in shown] == ["1", "unknown", "$0.0000830", "killed"]
+
+
+def test_a_phone_hides_no_column_of_a_table(ran):
+    page = ran(["one"], lambda _: answer("fine")).html
+    narrow = page.partition("@media (max-width")[2].partition("@media print")[0]
+    hidden = re.findall(r"^\s*([^{}]+?) \{ display: none; \}", narrow, re.MULTILINE)
+    assert {*hidden} <= {".below .wide", ".row[open] .glimpse", ".row .facts span:nth-child(n + 3)"}
+
+
+def test_rows_left_out_and_rows_not_asked_yet_have_colours_of_their_own(ran):
+    page = ran(["one"], lambda _: answer("fine")).html
+    schemes = re.findall(r"--skipped: (#\w+); --pending: (#\w+);", page)
+    assert len(schemes) == 3, "light, dark and paper"
+    assert all(skipped != pending for skipped, pending in schemes)
+    assert ".skipped { color: var(--skipped); } .pending { color: var(--pending); }" in page
+
+
+def test_a_row_that_failed_can_be_read_with_what_it_was_asked(ran):
+    def endpoint(request):
+        return bad_request("no such thing") if "bad" in body_of(request) else answer("A summary.")
+
+    rows = ran(["one", "a bad one"], endpoint).html.partition("<h2>Rows to read</h2>")[2]
+    group = rows.partition("<h3>Slowest")[0]
+    assert "Without a full answer" in group
+    assert "Sum up: a bad one" in group
+    assert "bad_request" in group
+
+
+def test_a_report_says_when_it_was_written_and_not_when_the_last_run_ended(ran, monkeypatch):
+    ran(["one"], lambda _: answer("fine"))
+    monkeypatch.setattr(html_report.time, "time", lambda: 2e9)
+    assert "Written 2033-05-18 03:33:20 UTC" in ran(["one"], None).page.words
 
 
 def test_the_size_does_not_grow_with_the_rows(ran):

@@ -44,6 +44,7 @@ FULL = RowResult(
     ending=Completion(text="hello"),
     label="u-9",
     attempts=3,
+    repeated_at=(1790000000.5, 1790000001.25),
     billed=(Billed(usage=USAGE, model="m-1", service_tier="flex", at=1.5),),
     final_usage=USAGE,
     unknown={UnknownBilling.TIMEOUT: 2},

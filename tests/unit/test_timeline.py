@@ -39,3 +39,14 @@ def test_a_clock_that_jumped_back_makes_a_row_a_moment():
     timeline.add(200.0, 100.0, failed=True, repeats=0)
     assert [one.failed for one in timeline.bins.values()] == [1]
     assert sum(one.busy_seconds for one in timeline.bins.values()) == 0
+
+
+def test_a_repeat_is_drawn_when_it_was_made():
+    timeline = Timeline()
+    timeline.add(100.0, 110.0, failed=False, repeats=3, repeated_at=(103.0, 99.0))
+    seconds = {number * timeline.width: one.repeats for number, one in timeline.bins.items()}
+    assert {at: repeats for at, repeats in seconds.items() if repeats} == {
+        100.0: 1,  # by a clock that was set meanwhile
+        103.0: 1,
+        110.0: 1,  # whose time was not kept
+    }
