@@ -129,9 +129,10 @@ class CheckReport:
         }
 
 
-def check(job: JobSpec) -> CheckReport:
+def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
     """The job has been tried as far as that costs nothing.
 
+    `is_at_hand`: the endpoint is our own, and may be asked to count tokens.
     Raises UsageError for what is wrong with the job itself; what a run would refuse is in the report.
     """
     key_problem = None
@@ -146,8 +147,9 @@ def check(job: JobSpec) -> CheckReport:
             work.warnings.append(note)
         work.warnings += filter(None, (other_endpoint(work), "" if refused else emptied(work)))
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
-        counter = counter_for(job.model)
         bodies = [json.loads(request.body) for request in shown]
+        told = _told_by_endpoint(job, shown) if is_at_hand else None
+        counter = counter_for(job.model)
         prospect = prospect_of(plan, work.replay.index, changed=changed_rows(work))
         return CheckReport(
             job=job.name,
@@ -162,14 +164,23 @@ def check(job: JobSpec) -> CheckReport:
             key_source=source,
             key_problem=key_problem,
             refusal=refused,
-            tokens=tuple(counter.count_request(body) for body in bodies),
-            tokens_exact=counter.exact,
-            uncounted=frozenset().union(*map(uncounted, bodies)),
+            tokens=tuple(told or (counter.count_request(body) for body in bodies)),
+            tokens_exact=told is not None or counter.exact,
+            uncounted=frozenset() if told else frozenset().union(*map(uncounted, bodies)),
             shown=shown,
             probed=shown[0] if prospect.to_send else _first_failed(work),
             columns=plan.columns,
             warnings=(*work.warnings, *_notes(job)),
         )
+
+
+def _told_by_endpoint(job: JobSpec, shown: Sequence[Request]) -> list[int] | None:
+    """The input tokens of the requests by the count of the endpoint; None where it counts none."""
+    import anyio  # noqa: PLC0415  # check itself sends nothing
+
+    from batch_runner.endpoint_count import count_at_endpoint  # noqa: PLC0415  # likewise
+
+    return anyio.run(count_at_endpoint, job, None, [request.body for request in shown])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -272,8 +272,8 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["estimate"].add_argument(
         "--seed", metavar="N", type=int, default=0, help="draws other rows for the sample"
     )
-    made["estimate"].add_argument("--count", choices=("local", "api"), default="local",
-                                  help="count tokens here, or ask the endpoint about some rows")  # fmt: skip
+    made["estimate"].add_argument("--count", choices=("local", "api"),
+                                  help="count tokens here, or ask the endpoint about some rows (default: with --local, ask)")  # fmt: skip
     made["retry"].add_argument(
         "--only", metavar="CODE[,CODE]", help="only rows with these error codes"
     )

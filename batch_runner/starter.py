@@ -235,6 +235,7 @@ def _lines(
     yield '# api_key_env = "NAME_OF_A_VARIABLE"   # never the key itself'
     yield ""
     yield "[limits]"
+    yield "# concurrency = 4     # of a server of your own: as many calls as it answers at a time"
     yield "# max_cost = 5.00     # dollars; no call is begun that could pass it"
     yield '# max_errors = "5%"   # stop when something is wrong with everything'
     yield ""

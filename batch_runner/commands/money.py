@@ -46,7 +46,7 @@ def estimate(arguments: argparse.Namespace) -> int:
             job,
             sample=arguments.sample,
             seed=arguments.seed,
-            count=arguments.count,
+            count=arguments.count or ("api" if arguments.local else "local"),
             confirm=confirm,
             options=RunOptions(progress=style),
         )

@@ -1,6 +1,7 @@
 """The embedded endpoint with the real model."""
 
 import contextlib
+import csv
 import json
 import os
 import signal
@@ -191,3 +192,17 @@ def test_serve_prints_its_url_and_stops_cleanly(number):
         assert f'endpoint.base_url = "{url}"' in err
         assert len(err.splitlines()) == 2
         assert not listens(url)
+
+
+def test_tokens_counted_before_a_local_run_are_those_that_it_then_reports(main_cli):
+    (main_cli.folder / "in.csv").write_text("body\nThe river rose overnight.\nA council met.\n")
+    job = ("-i", "in.csv", "-o", "out.csv", "-p", "Sum up: {{ body }}", "--local")
+    job += ("--set", "request.max_output_tokens=4")
+    checked = json.loads(main_cli("check", *job, "--json").out)
+    estimated = json.loads(main_cli("estimate", *job, "--json").out)
+    assert main_cli("run", *job).code in (0, 3)
+    with (main_cli.folder / "out.csv").open(newline="") as file:
+        reported = [int(row["llm_input_tokens"]) for row in csv.DictReader(file)]
+    assert checked["input_tokens"] == reported
+    assert checked["input_tokens_exact"]
+    assert abs(estimated["input_tokens"] - sum(reported)) <= len(reported)

@@ -139,7 +139,7 @@ def test_the_port_must_be_a_number(capsys):
 @pytest.mark.parametrize("quiet", [False, True])
 def test_serve_says_what_a_job_must_name_and_the_url_stands_alone(monkeypatch, capsys, quiet):
     class Endpoint(contextlib.nullcontext):
-        url, model = "http://127.0.0.1:1/v1", MODEL
+        url, model, slots = "http://127.0.0.1:1/v1", MODEL, 7
 
         def __init__(self, **_):
             super().__init__(self)
@@ -153,4 +153,6 @@ def test_serve_says_what_a_job_must_name_and_the_url_stands_alone(monkeypatch, c
     said = capsys.readouterr()
     assert said.out == f"{Endpoint.url}\n"
     assert (f'request.model = "{MODEL}"' in said.err) is not quiet
+    assert ("limits.concurrency = 7 (it answers so many at a time)" in said.err) is not quiet
+    assert (f"--base-url {Endpoint.url} -c 7\n" in said.err) is not quiet
     assert (said.err == "") is quiet

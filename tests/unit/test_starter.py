@@ -48,6 +48,17 @@ def test_the_job_file_passes_check_from_where_it_lies(started, tmp_path):
     assert check(job).to_send == 3
 
 
+def test_the_limits_it_suggests_can_be_used_as_they_stand(started, tmp_path):
+    _, text = started("articles.csv", CSV)
+    head, heading, limits = text.partition("[limits]\n")
+    suggested, blank, rest = limits.partition("\n\n")
+    used = head + heading + suggested.replace("# ", "", 1).replace("\n# ", "\n") + blank + rest
+    (tmp_path / "jobs" / "job.toml").write_text(used)
+    found = load_job(tmp_path / "jobs" / "job.toml").limits
+    assert (found.concurrency.maximum, found.concurrency.adaptive) == (4, False)
+    assert found.max_cost == 5
+
+
 def test_the_key_and_the_text_are_guessed(started):
     job, text = started("articles.csv", CSV)
     assert job.input.key == ("article_id",)
