@@ -3,10 +3,12 @@
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
+from itertools import takewhile
+from pathlib import Path
 
 from batch_runner.columns import renaming
 from batch_runner.errors import InputError, JobError
@@ -202,7 +204,7 @@ def make_plan(
     if plan.rows:
         builder.check_columns(seen, source=job.input.path[0])
         _raise_if_nothing_fits(job, plan, undefined)
-    labels.raise_for_duplicates()
+    labels.raise_for_duplicates(table)
     check_new_columns(job, plan.columns, new_columns)
     return plan
 
@@ -288,38 +290,75 @@ def _raise_if_nothing_fits(job: JobSpec, plan: Plan, undefined: list[str]) -> No
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _NoName:
+    """A row whose label names nothing, or names another row."""
+
+    row: Row
+    label: str
+    first: int | None = None
+    """The row that has it already."""
+
+    def told(self, rows: Mapping[int, Row]) -> str:
+        """With the places of both; `rows` are those that came first."""
+        if self.first is None:
+            return f"  {self.row.place}: empty"
+        again = f"  {self.row.place}: {self.label!r} again"
+        if (first := rows.get(self.first)) is None:  # gone since it was read
+            return again
+        file = Path(first.source)
+        name = file.name if first.source == self.row.source else str(file)
+        return f"{again}, first at {name}:{first.line}"
+
+
 class _Labels:
     """Sees to it that `input.key` names each row once; 20 bytes a row."""
 
     def __init__(self, job: JobSpec) -> None:
         self._job = job
         self._seen = Index()
-        self._examples: list[str] = []
+        self._wrong: list[_NoName] = []
 
     def check(self, row: Row, label: str | None) -> None:
-        if label is None or len(self._examples) >= NAMED_PLACES:
+        if label is None or len(self._wrong) >= NAMED_PLACES:
             return
         if not label.strip("/"):
-            self._examples.append(f"  {row.place}: empty")
+            self._wrong.append(_NoName(row, label))
             return
         known = len(self._seen)
         digest = blake2b(label.encode(errors="surrogatepass"), digest_size=KEY_BYTES).digest()
-        if self._seen.add(digest) < known:
-            self._examples.append(f"  {row.place}: {label!r} again")
+        if (number := self._seen.add(digest)) < known:
+            self._wrong.append(_NoName(row, label, self._row_of(number)))
 
-    def raise_for_duplicates(self) -> None:
-        if self._examples:
-            examples = "\n".join(self._examples)
-            if self._job.input.format is InputFormat.OPENAI_BATCH:
-                raise InputError(
-                    f"custom_id does not name each request once:\n{examples}",
-                    hint="give each line a custom_id of its own; the hosted batch API asks for it, too",
-                )
+    def _row_of(self, number: int) -> int:
+        """The row that brought a label: each row so far did, but for those that are wrong."""
+        row = number
+        for one in self._wrong:
+            row += one.row.index <= row
+        return row
+
+    def raise_for_duplicates(self, table: Table) -> None:
+        if not self._wrong:
+            return
+        firsts = _rows_at(table, {one.first for one in self._wrong if one.first is not None})
+        examples = "\n".join(one.told(firsts) for one in self._wrong)
+        if self._job.input.format is InputFormat.OPENAI_BATCH:
             raise InputError(
-                f"{self._job.place('input.key')}: {'/'.join(self._job.input.key)!r} does not name "
-                f"each row once:\n{examples}",
-                hint="choose a column with unique values, several columns, or none",
+                f"custom_id does not name each request once:\n{examples}",
+                hint="give each line a custom_id of its own; the hosted batch API asks for it, too",
             )
+        raise InputError(
+            f"{self._job.place('input.key')}: {'/'.join(self._job.input.key)!r} does not name "
+            f"each row once:\n{examples}",
+            hint="choose a column with unique values, several columns, or none",
+        )
+
+
+def _rows_at(table: Table, places: Collection[int]) -> dict[int, Row]:
+    """Reads the input once more, as far as needed."""
+    last = max(places, default=-1)
+    rows = takewhile(lambda row: row.index <= last, table.rows(columns=(), on_bad=ignore))
+    return {row.index: row for row in rows if row.index in places}
 
 
 def check_new_columns(job: JobSpec, seen: Collection[str], new_columns: tuple[Column, ...]) -> None:

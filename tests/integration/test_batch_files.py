@@ -120,7 +120,7 @@ def test_a_custom_id_names_one_line(run, fault_server):
     write_lines(run.folder / "in.jsonl", [request("a", "one"), request("b"), request("a", "two")])
     ran = run()
     assert (ran.code, calls(fault_server)) == (2, 0)
-    assert "in.jsonl:3: 'a' again" in ran.err
+    assert "in.jsonl:3: 'a' again, first at in.jsonl:1" in ran.err
     assert "hint: give each line a custom_id of its own" in ran.err
     assert "column" not in ran.err
 

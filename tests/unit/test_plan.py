@@ -1,6 +1,7 @@
 """The input laid against the journal: what is sent, and what stops a job before its first call."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -174,8 +175,21 @@ def test_labels_must_name_each_row_once(planned):
     )
     with pytest.raises(InputError, match=r"input.key: 'a/b'") as caught:
         work.plan()
-    assert "in.jsonl:2: '1/1' again" in str(caught.value)
+    assert "in.jsonl:2: '1/1' again, first at " in str(caught.value)
     assert "in.jsonl:3: empty" in str(caught.value)
+
+
+def test_a_label_that_comes_again_is_told_with_its_first_place(planned):
+    work = planned(input={"key": ["a"]})
+    names = ["n0", "", "n1", "n1", "n2", "n3", "n0", "n3", "n4", "n4", "n5"]
+    work.write(*({"x": "t", "a": name} for name in names))
+    work.file.write_text("\n" + work.file.read_text())  # lines and rows are not the same numbers
+    with pytest.raises(InputError) as caught:
+        work.plan()
+    found = re.findall(
+        r"in\.jsonl:(\d+): '(\w+)' again, first at in\.jsonl:(\d+)", str(caught.value)
+    )
+    assert found == [("5", "n1", "4"), ("8", "n0", "2"), ("9", "n3", "7"), ("11", "n4", "10")]
 
 
 def test_columns_of_jsonl_are_checked_once_all_have_shown(planned):
