@@ -179,7 +179,7 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
                 f"{job.origin}: endpoint.api_key_env: missing: {job.endpoint.base_url} is not the "
                 f"default host, so it is not sent {name} unless the job says so",
                 hint='name the variable that holds its key: api_key_env = "..." under [endpoint]; '
-                'api_key_env = "" if it takes none',
+                'api_key_env = "" if it takes none; on this machine (127.0.0.1, localhost) none is needed',
             )
     key = environment.get(name, "").strip()
     if not key:
@@ -188,7 +188,7 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
         if job.endpoint.api_key_env is not None:
             other = 'api_key_env = "" says that the server takes none, --local asks'
         raise UsageError(
-            f"the environment variable {name} is {state}",
+            f"the environment variable {name} is {state}: the key for {job.endpoint.base_url}",
             hint=f"export {name}=...; without a key: {other} a small model",
         )
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -32,7 +32,7 @@ _GATEWAYS = frozenset({
 
 _NOWHERE = "the Responses API has nothing like it, and may refuse it"
 _CAP = "max_output_tokens"
-_UNBOUNDED = "; without that one, nothing bounds the cost of a call"
+UNBOUNDED = "nothing bounds the cost of a call"
 _FORMAT = "text.format; a schema_file under [json] sets it, checks the answers and makes columns"
 _ELSEWHERE: Mapping[str, str] = {
     "max_tokens": _CAP,
@@ -71,7 +71,8 @@ def notes(request: Mapping[str, Any]) -> Iterator[str]:
     for name, value in request.items():
         note = _note(name)
         if note is not None:
-            unbounded = _UNBOUNDED if _CAP in note and _CAP not in request else ""
+            is_cap = _CAP in note and _CAP not in request
+            unbounded = f"; without that one, {UNBOUNDED}" if is_cap else ""
             yield f"request.{name} is sent as it stands, but {note}{unbounded}"
         for inner in value if name in _INSIDE and isinstance(value, Mapping) else ():
             near = _near(inner, _INSIDE[name]) if inner not in _INSIDE[name] else None

@@ -72,7 +72,7 @@ def test_without_a_key_everything_else_is_still_looked_at(job, main_cli):
     ran = main_cli("check", "job.toml")
     assert ran.code == 2
     assert "Sum: text 0" in ran.out
-    assert "MY_API_KEY is not set" in ran.err
+    assert "MY_API_KEY is not set: the key for http://" in ran.err
     assert "output are fine, but no API key is set" in ran.out  # `key` is also a column
     assert "export MY_API_KEY=..." in ran.err
     assert "--local asks a small model" in ran.err
@@ -110,6 +110,17 @@ def test_what_is_rarely_meant_is_noted(job, main_cli):
     assert "5ecret" not in mistyped
     well = main_cli("check", "job.toml", MY_API_KEY=KEY, NO_SUCH_URL="https://host/5ecret").out
     assert "ping_url_env" not in well
+
+
+def test_a_slip_of_the_cap_is_noted_once(job, main_cli):
+    text = (main_cli.folder / "job.toml").read_text()
+    slip = re.sub(r"(?m)^max_output_tokens = .*\n", "", text)
+    (main_cli.folder / "job.toml").write_text(slip)
+    out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert out.count("nothing bounds the cost") == 1
+    out = main_cli("check", "job.toml", "--set", "request.max_tokens=9", MY_API_KEY=KEY).out
+    assert out.count("nothing bounds the cost") == 1
+    assert "request.max_tokens is sent as it stands" in out
 
 
 def test_a_probe_shows_request_and_response_and_no_key(job, main_cli, fault_server):
