@@ -126,9 +126,9 @@ def _money(report: CostReport) -> Iterator[dict[str, str]]:
     listed = [bill.listed or _NOTHING for bill in bills]
     failed = [bill.failures for bill in bills]
     above = [bill.bounded - cost for bill, cost in zip(bills, listed, strict=True)]
-    places = max(map(decimals, [*listed, *failed, *above]))
-    unit = Decimal(1).scaleb(-places)
     down, up = (ROUND_HALF_EVEN,) * 2 if is_whole(total) else (ROUND_DOWN, ROUND_UP)
+    places = max(decimals(amount, up) for amount in [*listed, *failed, *above])
+    unit = Decimal(1).scaleb(-places)
     cost = sum(listed, _NOTHING).quantize(unit, rounding=down)
     lost = sum(failed, _NOTHING).quantize(unit, rounding=down)
     more = total.bounded.quantize(unit, rounding=up) - cost

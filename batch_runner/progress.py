@@ -125,12 +125,19 @@ def dollars_at_least(amount: Decimal | None) -> str:
 
 
 def _dollars(amount: Decimal, rounding: str) -> str:
-    rounded = amount.quantize(Decimal(1).scaleb(-decimals(amount)), rounding=rounding)
-    return f"${rounded:,.{decimals(rounded)}f}"
+    return f"${_rounded(amount, rounding):,.{decimals(amount, rounding)}f}"
 
 
-def decimals(amount: Decimal) -> int:
-    """How many are shown: cents; of less than a dollar as many as show three digits."""
+def decimals(amount: Decimal, rounding: str) -> int:
+    """How many are shown of an amount: cents; of less than a dollar as many as show three digits."""
+    return _places(_rounded(amount, rounding))
+
+
+def _rounded(amount: Decimal, rounding: str) -> Decimal:
+    return amount.quantize(Decimal(1).scaleb(-_places(amount)), rounding=rounding)
+
+
+def _places(amount: Decimal) -> int:
     return max(2, 2 - amount.adjusted()) if 0 < amount < 1 else 2
 
 

@@ -93,7 +93,7 @@ def test_a_bound_reads_the_same_wherever_it_is_shown(amount):
         run_bill=one,
     )
     assert f"at most {shown})" in "\n".join(summary_lines(summary))
-    group = Group(keys=("total",), rows=1, bill=one)
+    group = Group(keys=("total",), results=1, bill=one)
     lines = "\n".join(cost_lines(CostReport(by=(By.MODEL,), groups=(group,), total=group)))
     assert lines.count(shown) == 4, "two in the table, two in the footnotes"
     findings = Findings(Biller(PriceBook({})), [])
