@@ -125,8 +125,8 @@ def write_table(paths: Sequence[str | Path], path: Path, settings: Sequence[str]
             name = {"custom_id": result.label}
             yield Row(index=result.row, values=name, source=str(paths[0]), line=result.row + 1)
 
-    def answer(row: Row) -> Sequence[Any]:
-        return columns.cells(_ending(results.pop(row.index), biller, schema, row.source))
+    def answer(row: Row) -> Ending:
+        return _ending(results.pop(row.index), biller, schema, row.source)
 
     with publish(path) as raw, compressed(raw, path) as target:
         return convert(
@@ -136,6 +136,7 @@ def write_table(paths: Sequence[str | Path], path: Path, settings: Sequence[str]
             format=format_of(path),
             columns=columns.columns,
             answer=answer,
+            cells=columns.cells,
             escape_formulas=False,
             delimiter="\t" if path.suffix == ".tsv" else ",",
         ).rows
@@ -150,16 +151,15 @@ def join_answers(work: Work, paths: Sequence[str | Path], path: Path) -> int:
     found = {str(result.label): result for result in batch_results(paths)}
     taken: set[str] = set()
 
-    def answer(row: Row) -> Sequence[Any]:
+    def answer(row: Row) -> Ending:
         request = work.builder.build(row)
         if isinstance(request, Failure):
-            failed = Ending(status=request.status, code=request.code, message=request.message)
-            return work.columns.cells(failed)
+            return Ending(status=request.status, code=request.code, message=request.message)
         result = found.get(custom_id(request))
         if result is None:
-            return work.columns.cells(Ending(status=RowStatus.PENDING, source=row.source))
+            return Ending(status=RowStatus.PENDING, source=row.source)
         taken.add(custom_id(request))
-        return work.columns.cells(_ending(result, work.biller, work.schema, row.source))
+        return _ending(result, work.biller, work.schema, row.source)
 
     with publish(path) as raw, compressed(raw, path) as target:
         work.table.write_back(
@@ -167,6 +167,7 @@ def join_answers(work: Work, paths: Sequence[str | Path], path: Path) -> int:
             format=format_of(path),
             columns=work.columns.columns,
             answer=answer,
+            cells=work.columns.cells,
             delimiter="\t" if path.suffix == ".tsv" else None,
         )
         if strange := sorted(found.keys() - taken):
@@ -179,13 +180,14 @@ def join_answers(work: Work, paths: Sequence[str | Path], path: Path) -> int:
 
 
 def _ending(result: RowResult, biller: Biller, schema: AnswerSchema | None, source: str) -> Ending:
+    told = result_fields(result)
     return Ending(
         status=result.status,
         code=result.code,
         message=result.ending.message,
         text=result.ending.text,
-        told=result_fields(result),
-        cost=biller.cost(result.billed, asked=result.asked_model),
+        told=told,
+        cost=biller.cost(told),
         source=source,
         answer=schema.value(result.ending.text) if schema is not None else None,
     )

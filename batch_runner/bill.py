@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.pricing import Doubt, PriceBook, Quote
 from batch_runner.records import Billed, Completion, RowResult, UnknownBilling, Usage
+from batch_runner.stored import Told
 
 
 CEILING_OVERHEAD_TOKENS = 64
@@ -178,15 +179,15 @@ class Biller:
         self.prices = prices
         self.tiers = tiers
 
-    def cost(self, billed: Sequence[Billed], *, asked: str | None) -> Decimal | None:
+    def cost(self, told: Told) -> Decimal | None:
         """List price of a row's attempts with known usage; None when one of them has no price."""
-        total = Decimal(0)
-        for one in billed:
-            dollars = self.prices.cost(one, asked=asked)
+        total = None
+        for one in told.get("billed", ()):
+            dollars = self.prices.cost(one, asked=told.get("asked_model"))
             if dollars is None:
                 return None
-            total += dollars
-        return total if billed else None
+            total = dollars if total is None else total + dollars
+        return total
 
     def bill(self, result: RowResult) -> Bill:
         """The calls, tokens and dollars of one row."""

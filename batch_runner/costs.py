@@ -197,7 +197,7 @@ def _of_result(ledger: _Ledger, result: RowResult) -> Group:
     group = Group(keys=(), results=1, bill=ledger.biller.bill(result))
     prices = ledger.biller.prices
     for billed in result.billed:
-        paid = prices.cost(billed, asked=result.asked_model)
+        paid = prices.quote(billed, asked=result.asked_model).dollars
         if paid is None:
             continue
         for tier in CHEAPER_TIERS:

@@ -1,10 +1,9 @@
 """Input and journal become the output file: a pure function of both, possible at any time."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from batch_runner import stored
 from batch_runner.atomic import publish
@@ -14,6 +13,7 @@ from batch_runner.disk import identity_of
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import ending_of
 from batch_runner.kept import digest_of_kept
+from batch_runner.plan import UNSENDABLE
 from batch_runner.prompt import row_key
 from batch_runner.records import Completion, Failure, Row, RowStatus
 from batch_runner.tables import compressed, format_of, ignore
@@ -53,11 +53,13 @@ def export(
     StorageError when it cannot be written.
     """
     exported = Exported(input_changed=identity_of(work.table.paths) != work.input_identity)
+    as_batch = is_batch(work.table, path)
+    with_reply = as_batch or judge is not None or work.columns.of_replies
 
     def shown(row: Row) -> Ending | None:
         if row.index >= work.plan.rows:
             return None  # appended since the plan was made: a row of the next run
-        ending = _ending(work, row, exported, judge)
+        ending = _ending(work, row, exported, judge=judge, with_reply=with_reply)
         if partial and ending.status is RowStatus.PENDING:
             return None
         exported.statuses[ending.status] += 1
@@ -67,11 +69,7 @@ def export(
             exported.examples.add(ending.code, ending.message, row=row.index, label=label)
         return ending
 
-    def answer(row: Row) -> Sequence[Any] | None:
-        ending = shown(row)
-        return None if ending is None else work.columns.cells(ending)
-
-    if is_batch(work.table, path):
+    if as_batch:
         write_answers(work, path, shown)
         return exported
     with publish(path) as file, compressed(file, path) as target:
@@ -79,7 +77,8 @@ def export(
             target,
             format=format_of(path),
             columns=work.columns.columns,
-            answer=answer,
+            answer=shown,
+            cells=work.columns.cells,
             escape_formulas=work.job.output.csv_formulas is FormulaPolicy.ESCAPE,
             delimiter="\t" if path.suffix == ".tsv" else None,
         )
@@ -95,12 +94,21 @@ def endings(work: Work) -> Iterator[tuple[Row, Ending]]:
             yield row, _ending(work, row, exported)
 
 
-def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None) -> Ending:
+def _ending(
+    work: Work,
+    row: Row,
+    exported: Exported,
+    *,
+    judge: Judge | None = None,
+    with_reply: bool = True,
+) -> Ending:
     """How the row stands; what is unusual about it is counted in `exported`."""
-    if not work.plan.has_request(row.index):
+    plan = work.plan
+    number = plan.entries[row.index]
+    if number == UNSENDABLE:
         return _unsendable(work, row)
-    entry = work.replay.index.entry(work.plan.entries[row.index])
-    told = None if entry is None else work.replay.told(entry)
+    entry = work.replay.index.entry(number)
+    told = None if entry is None else work.replay.told(entry, with_reply=with_reply)
     if exported.input_changed and not _is_as_planned(work, row):
         entry = None
     if entry is None or told is None:
@@ -113,15 +121,15 @@ def _ending(work: Work, row: Row, exported: Exported, judge: Judge | None = None
         status, code, message, text = judged.status, judged.code, judged.message, judged.text
     if entry.file < work.earlier_segments and status is not RowStatus.FAILED:
         exported.reused += 1
-    is_copy = work.plan.is_copy(row.index)
-    billed = () if is_copy else stored.billed(told)
+    if plan.is_copy(row.index):
+        told = stored.of_a_copy(told)
     return Ending(
         status=status,
         code=code,
         message=message,
         text=text,
-        told=stored.of_a_copy(told) if is_copy else told,
-        cost=work.biller.cost(billed, asked=told.get("asked_model")),
+        told=told,
+        cost=work.biller.cost(told),
         source=row.source,
         answer=work.schema.value(text) if work.schema is not None else None,
     )

@@ -33,6 +33,7 @@ from batch_runner.records import Column, ColumnKind, RowResult, RowStatus
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.runner import run_async
 from batch_runner.summary import RunSummary
+from batch_runner.tables import in_chunks
 
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run_frame(
     columns = output_columns(job, many_files=False).columns
     _check_names(frame, columns, job)
     if not len(frame):  # not `empty`: that is true of rows without columns as well
-        return _with_columns(frame, columns, [])
+        return _with_columns(frame, columns, [[] for _ in columns])
     if holder := is_locked(RunDirectory(job.run_path)):
         raise LockedError(f"{run_dir}: {holder} is using it", hint="wait, or name another run_dir")
     _write_input(frame, job)
@@ -108,7 +109,11 @@ def run_frame(
     summary = _run_here(job, options)
     _tell(summary, run_dir)
     with open_work(job) as work:
-        cells = [work.columns.cells(ending) for _, ending in endings(work)]
+        cells: list[list[Any]] = [[] for _ in columns]
+        told = ((row, 0, ending) for row, ending in endings(work))
+        for _, new in in_chunks(told, work.columns.cells):
+            for values, more in zip(cells, new, strict=True):
+                values.extend(more)
     return _with_columns(frame, columns, cells)
 
 
@@ -199,10 +204,8 @@ def _with_columns(
     import pandas as pd
 
     added = {
-        column.name: pd.Series(
-            [row[at] for row in cells], index=frame.index, dtype=_DTYPES[column.kind]
-        )
-        for at, column in enumerate(columns)
+        column.name: pd.Series(values, index=frame.index, dtype=_DTYPES[column.kind])
+        for column, values in zip(columns, cells, strict=True)
     }
     answers = pd.DataFrame(added, index=frame.index)
     whole = pd.concat([frame, answers], axis=1)

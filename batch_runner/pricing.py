@@ -6,9 +6,10 @@ per-call fees; what a hosted tool adds (web searches, storage) is not in a token
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 from batch_runner.frozen import frozen
 from batch_runner.job import PriceSpec
@@ -83,15 +84,17 @@ class PriceBook:
             match = self._matches[key] = self._look_up(model, asked, service_tier, at)
             return match
 
-    def cost(self, billed: Billed, *, asked: str | None = None) -> Decimal | None:
-        """Exact dollars of one attempt; None when the price or a needed count is unknown."""
-        match = self._match(billed, asked)
+    def cost(self, billed: Mapping[str, Any], *, asked: str | None = None) -> Decimal | None:
+        """The dollars that `quote` gives, of an attempt as the journal tells it, at half the time."""
+        match = self.resolve(
+            billed["model"], asked=asked, service_tier=billed["service_tier"], at=billed["at"]
+        )
         if match is None:
             return None
-        counts = _counted(billed.usage)
+        counts = _counted(billed["usage"].get)
         if isinstance(counts, Doubt):
             return None
-        rates = _step(match.rates, counts.input)
+        rates = _step(match.rates, counts[0])
         return _dollars(rates, counts, plain=rates.input, answer=rates.output)
 
     def quote(self, billed: Billed, *, asked: str | None = None) -> Quote:
@@ -103,10 +106,10 @@ class PriceBook:
         if match is None:
             return _UNPRICED
         usage = billed.usage
-        counts = _counted(usage)
+        counts = _counted(partial(getattr, usage))
         if isinstance(counts, Doubt):
             return Quote(dollars=None, doubts=(counts,))
-        rates = _step(match.rates, counts.input)
+        rates = _step(match.rates, counts[0])
         dollars = _dollars(rates, counts, plain=rates.input, answer=rates.output)
         least = most = dollars
         plain, answer = _possible_rates(rates, usage)
@@ -176,40 +179,35 @@ class PriceBook:
         return None
 
 
-class _Counts(NamedTuple):
-    """The tokens of a call, each counted once."""
-
-    input: int
-    """The first three parts together."""
-    plain: int
-    cached: int
-    written: int
-    answer: int
-    reasoning: int
+_Counts = tuple[int, int, int, int, int, int]
+"""The input, its plain, cached and written parts, the answer without its reasoning, the reasoning."""
 
 
-def _counted(usage: Usage) -> _Counts | Doubt:
-    """The counts, or why they have no price."""
-    if usage.input_tokens is None or usage.output_tokens is None:
+def _counted(count: Callable[[str], int | None]) -> _Counts | Doubt:
+    """The tokens of a call, told by their names in `Usage`, or why they have no price."""
+    taken, made = count("input_tokens"), count("output_tokens")
+    if taken is None or made is None:
         return Doubt.NO_COUNT
-    cached = usage.cached_tokens or 0
-    written = usage.cache_write_tokens or 0
-    reasoning = usage.reasoning_tokens or 0
-    plain = usage.input_tokens - cached - written
-    answer = usage.output_tokens - reasoning
+    cached = count("cached_tokens") or 0
+    written = count("cache_write_tokens") or 0
+    reasoning = count("reasoning_tokens") or 0
+    plain = taken - cached - written
+    answer = made - reasoning
     if plain < 0 or cached < 0 or written < 0 or answer < 0 or reasoning < 0:
         return Doubt.CONTRADICTION
-    return _Counts(usage.input_tokens, plain, cached, written, answer, reasoning)
+    return taken, plain, cached, written, answer, reasoning
 
 
 def _dollars(rates: Rates, counts: _Counts, *, plain: Decimal, answer: Decimal) -> Decimal:
-    total = EXACT.fma(counts.answer, answer, EXACT.multiply(counts.plain, plain))
-    if counts.cached:  # most calls have none of these
-        total = EXACT.fma(counts.cached, rates.cached_input, total)
-    if counts.written:
-        total = EXACT.fma(counts.written, rates.cache_write, total)
-    if counts.reasoning:
-        total = EXACT.fma(counts.reasoning, rates.reasoning, total)
+    """`plain` and `answer` are the rates of those parts."""
+    _, plain_tokens, cached, written, answer_tokens, reasoning = counts
+    total = EXACT.fma(answer_tokens, answer, EXACT.multiply(plain_tokens, plain))
+    if cached:  # most calls have none of these
+        total = EXACT.fma(cached, rates.cached_input, total)
+    if written:
+        total = EXACT.fma(written, rates.cache_write, total)
+    if reasoning:
+        total = EXACT.fma(reasoning, rates.reasoning, total)
     return EXACT.fma(total, _MILLIONTH, rates.per_call)
 
 
@@ -226,10 +224,11 @@ def _possible_rates(rates: Rates, usage: Usage) -> tuple[set[Decimal], set[Decim
 
 
 def _doubts_of(rates: Rates, usage: Usage, counts: _Counts) -> tuple[Doubt, ...]:
+    _, plain, *_ = counts
     doubts = []
-    if usage.cached_tokens is None and counts.plain and rates.cached_input != rates.input:
+    if usage.cached_tokens is None and plain and rates.cached_input != rates.input:
         doubts.append(Doubt.CACHE_READS_UNREPORTED)
-    if usage.cache_write_tokens is None and counts.plain and rates.cache_write > rates.input:
+    if usage.cache_write_tokens is None and plain and rates.cache_write > rates.input:
         doubts.append(Doubt.CACHE_WRITES_UNREPORTED)
     return tuple(doubts)
 

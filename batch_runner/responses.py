@@ -182,6 +182,27 @@ def citations(reply: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     ]
 
 
+def place_of_text(reply: Mapping[str, Any], text: str) -> tuple[int, int] | None:
+    """Where a text stands alone: the item of the output, and the part of its content, from 0."""
+    output = reply.get("output")
+    for at, item in enumerate(output if isinstance(output, list) else ()):
+        content = item.get("content") if isinstance(item, dict) else None
+        for part_at, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and part.get("text") == text:
+                return at, part_at
+    return None
+
+
+def with_text(reply: Mapping[str, Any], place: tuple[int, int], text: str | None) -> dict[str, Any]:
+    """The reply with another text at a `place_of_text`; the one given stays as it is."""
+    at, part_at = place
+    output = list(reply["output"])
+    content = list(output[at]["content"])
+    content[part_at] = {**content[part_at], "text": text}
+    output[at] = {**output[at], "content": content}
+    return {**reply, "output": output}
+
+
 def without_echo(reply: Mapping[str, Any]) -> dict[str, Any]:
     """The reply less the fields that only repeat the request."""
     return {name: value for name, value in reply.items() if name not in ECHOED}

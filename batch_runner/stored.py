@@ -14,6 +14,8 @@ Told = Mapping[str, Any]
 """The fields of one result; those that are None are left out."""
 
 NO_USAGE: Told = {}
+LAST_BILLED = "last_billed"
+"""In place of a final usage that is that of the last billed attempt, as it mostly is."""
 _NOTHING = ReplyOutput(text="", refusal="", reasoning="", tool_calls=())
 
 
@@ -56,7 +58,10 @@ def ending(told: Told, status: RowStatus) -> Completion | Failure:
 
 def usage(told: Told) -> Told:
     """Token counts of the final attempt, by their names in `Usage`."""
-    return told.get("final_usage") or NO_USAGE
+    counts = told.get("final_usage")
+    if counts == LAST_BILLED:
+        counts = told["billed"][-1]["usage"]
+    return counts or NO_USAGE
 
 
 def billed(told: Told) -> tuple[Billed, ...]:

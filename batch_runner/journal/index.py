@@ -87,8 +87,8 @@ class Index:
             return None
         status, code = self._endings[shape >> _LENGTH_BITS]
         place = self._places[number]
-        where = (place >> _OFFSET_BITS, place & _OFFSET_MASK, shape & _LENGTH_MASK)
-        return Entry(number, status, code, *where)
+        file, offset = place >> _OFFSET_BITS, place & _OFFSET_MASK
+        return Entry(number, status, code, file, offset, shape & _LENGTH_MASK)
 
     def last_placed(self) -> Entry | None:
         """The entry whose line lies last in the journal; None before the first result.

@@ -13,6 +13,7 @@ from batch_runner.errors import UsageError
 from batch_runner.frozen import frozen
 from batch_runner.jsonbytes import decode_own, encode
 from batch_runner.records import (
+    COUNTS,
     Billed,
     Completion,
     Failure,
@@ -21,11 +22,12 @@ from batch_runner.records import (
     UnknownBilling,
     Usage,
 )
+from batch_runner.responses import place_of_text, with_text
 from batch_runner.stored import Told
 
 
-FORMAT = 1
-"""Raised when a reader of the old format would misread the new one."""
+FORMAT = 2
+"""Raised when a reader of the old format would misread the new one. 2: a text stands before its reply."""
 
 HEADER = b'{"header":'
 INTENT = b'{"intent":"'
@@ -41,6 +43,8 @@ STATE_UNTIL = b',"row":'
 """A result's status and code stand between `STATE_FROM` and the first `STATE_UNTIL` after it."""
 
 
+_TEXT_AT = "text_at"
+"""Item of the reply's output, part of its content: where the stored text is missing in it."""
 _STATUSES = {str(status): status for status in RowStatus}  # calling an enum takes a microsecond
 
 
@@ -146,7 +150,15 @@ def read_intent(line: bytes) -> Intent:
 
 
 def result_body(result: RowResult) -> bytes:
-    return _open_object(result_fields(result))
+    """What a reply alone says in one piece stands before it, so that it is found without parsing that."""
+    fields = result_fields(result)
+    reply, text = result.reply, result.ending.text
+    if text and reply is not None and "text" not in fields:
+        place = place_of_text(reply, text)
+        if place is not None:
+            del fields["reply"]
+            fields |= {"text": text, _TEXT_AT: place, "reply": with_text(reply, place, None)}
+    return _open_object(fields)
 
 
 def result_fields(result: RowResult) -> dict[str, Any]:
@@ -167,7 +179,10 @@ def result_fields(result: RowResult) -> dict[str, Any]:
     if result.billed:
         fields["billed"] = [_billed_fields(billed) for billed in result.billed]
     if result.final_usage is not None:
-        fields["final_usage"] = _usage_fields(result.final_usage)
+        is_billed = result.billed and result.billed[-1].usage == result.final_usage
+        fields["final_usage"] = (
+            stored.LAST_BILLED if is_billed else _usage_fields(result.final_usage)
+        )
     if result.unknown:
         fields["unknown"] = {str(cause): n for cause, n in result.unknown.items()}
     for name in _AS_THEY_ARE:
@@ -182,7 +197,7 @@ _AS_THEY_ARE = (
     "response_id", "http_status", "request_id", "finish_reason", "latency_seconds", "started_at",
     "finished_at", "reply",
 )  # fmt: skip
-"""The reply comes last: see `read_dues`."""
+"""The reply comes last: see `read_head`."""
 
 
 def state_of(result: bytes) -> bytes:
@@ -197,7 +212,28 @@ def read_state(state: bytes) -> tuple[RowStatus, str | None]:
 
 def read_told(line: bytes) -> dict[str, Any]:
     """The fields of a result's line."""
-    return decode_own(line)  # type: ignore[no-any-return]  # its checksum holds: it is what was written
+    told: dict[str, Any] = decode_own(line)  # its checksum holds: it is what was written
+    place = told.pop(_TEXT_AT, None)
+    if place is not None:
+        told["reply"] = with_text(told["reply"], place, told["text"])
+    return told
+
+
+def read_head(line: bytes) -> dict[str, Any]:
+    """The fields of a result's line without its reply, if that is not needed to know the text."""
+    told = _before_reply(line)
+    return read_told(line) if told is None or _TEXT_AT not in told else told
+
+
+def _before_reply(line: bytes) -> dict[str, Any] | None:
+    """What stands before the reply, at a third of the time; None where it cannot be told apart."""
+    head, cut, _ = line.rpartition(b',"reply":')
+    if not cut:
+        return None
+    try:
+        return decode_own(head + b"}")  # type: ignore[no-any-return]
+    except ValueError:
+        return None  # the cut went through a tool call: inside a text the quotes would be escaped
 
 
 def read_result(line: bytes, *, run_id: str | None = None) -> RowResult:
@@ -207,13 +243,13 @@ def read_result(line: bytes, *, run_id: str | None = None) -> RowResult:
 
 def result_of(told: Told) -> RowResult:
     """The result that a line tells, whole."""
-    usage = told.get("final_usage")
+    usage = stored.usage(told)
     parsed = {
         "key": bytes.fromhex(told["result"]),
         "ending": ending_of(told),
         "billed": stored.billed(told),
         "repeated_at": tuple(told.get("repeated_at", ())),
-        "final_usage": None if usage is None else Usage(**usage),
+        "final_usage": Usage(**usage) if usage else None,
         "unknown": {UnknownBilling(name): n for name, n in told.get("unknown", {}).items()},
     }
     rest = {name: value for name, value in told.items() if name in _OF_A_RESULT}
@@ -226,12 +262,7 @@ _OF_A_RESULT = frozenset(field.name for field in fields_of(RowResult))
 
 def read_dues(line: bytes) -> Dues:
     """A fraction of the time of `read_result`: the reply, which comes last, is not parsed."""
-    # Inside a text these quotes would be escaped. Elsewhere in a tool call the cut gives no JSON.
-    head, cut, _ = line.partition(b',"reply":')
-    try:
-        fields = decode_own(head + b"}" if cut else line)
-    except ValueError:
-        fields = decode_own(line)
+    fields = _before_reply(line) or decode_own(line)
     return Dues(
         billed=stored.billed(fields),
         unknown=sum(fields.get("unknown", {}).values()),
@@ -266,11 +297,8 @@ def _billed_fields(billed: Billed) -> dict[str, Any]:
     }
 
 
-_COUNTS = tuple(field.name for field in fields_of(Usage))
-
-
 def _usage_fields(usage: Usage) -> dict[str, int]:
-    return {name: n for name in _COUNTS if (n := getattr(usage, name)) is not None}
+    return {name: n for name in COUNTS if (n := getattr(usage, name)) is not None}
 
 
 def _open_object(fields: Mapping[str, Any]) -> bytes:

@@ -109,8 +109,11 @@ class Replay:
         told = self.told(entry)
         return None if told is None else record.result_of(told)
 
-    def told(self, entry: Entry) -> Told | None:
-        """The fields of the result, and `run_id`; None when the disk no longer holds it intact."""
+    def told(self, entry: Entry, *, with_reply: bool = True) -> Told | None:
+        """The fields of the result, and `run_id`; None when the disk no longer holds it intact.
+
+        The reply may be missing unless it is asked for: what the model wrote is there all the same.
+        """
         try:
             data = self._read(entry)
         except FileNotFoundError:
@@ -119,8 +122,8 @@ class Replay:
             raise storage_error("read", self._path(entry.file), problem) from problem
         if data[KEY_AT] != hexlify(self.index.key(entry.number)) or not line.is_intact(data):
             return None
-        told = record.read_told(data)
-        told["run_id"] = self._run_id(entry.file)
+        told = record.read_told(data) if with_reply else record.read_head(data)
+        told["run_id"] = self._run_ids.get(entry.file) or self._run_id(entry.file)
         return told
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:

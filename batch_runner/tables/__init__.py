@@ -16,6 +16,7 @@ from batch_runner.tables.formats import (
     WriteReport,
     format_of,
     ignore,
+    in_chunks,
     refuse,
 )
 from batch_runner.tables.jsonl import JsonlTable, open_jsonl
@@ -52,6 +53,7 @@ __all__ = [
     "failures_path",
     "format_of",
     "ignore",
+    "in_chunks",
     "likely_encoding",
     "none_readable",
     "open_table",

@@ -78,37 +78,37 @@ def _bits(flags: list[bool]) -> Any:
 
 
 class Gathered:
-    """Rows of cells on their way into a batch."""
+    """Cells on their way into a batch, a list for each column."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
-        self._rows: list[Sequence[Any]] = []
+        self._cells: list[list[Any]] = [[] for _ in columns]
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._cells[0]) if self._cells else 0
 
-    def add(self, cells: Sequence[Any]) -> None:
-        if len(cells) != len(self.columns):
-            raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        self._rows.append(cells)
-        self._bytes += sum(len(cell) for cell in cells if isinstance(cell, str))
+    def add(self, columns: Sequence[Sequence[Any]]) -> None:
+        """The cells of some rows more."""
+        for cells, more in zip(self._cells, columns, strict=True):
+            cells.extend(more)
+            self._bytes += sum(len(cell) for cell in more if isinstance(cell, str))
 
     @property
     def full(self) -> bool:
-        return len(self._rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES
+        return len(self) >= BATCH_ROWS or self._bytes >= BATCH_BYTES
 
     def taken(self) -> list[Any]:
         """One `pa.Array` a column; nothing is gathered any more."""
-        rows, self._rows, self._bytes = self._rows, [], 0
+        gathered, self._cells, self._bytes = self._cells, [[] for _ in self.columns], 0
         return [
-            arrow_column(column.kind, [cells[i] for cells in rows])
-            for i, column in enumerate(self.columns)
+            arrow_column(column.kind, cells)
+            for column, cells in zip(self.columns, gathered, strict=True)
         ]
 
 
 class ParquetSink:
-    """A Parquet file that rows of Python values go into."""
+    """A Parquet file that columns of Python values go into."""
 
     def __init__(self, target: BinaryIO, columns: Sequence[Column]) -> None:
         import pyarrow as pa
@@ -131,8 +131,9 @@ class ParquetSink:
             self._flush()
         self._writer.close()
 
-    def add(self, cells: Sequence[Any]) -> None:
-        self._gathered.add(cells)
+    def add(self, columns: Sequence[Sequence[Any]]) -> None:
+        """The cells of some rows more."""
+        self._gathered.add(columns)
         if self._gathered.full:
             self._flush()
 

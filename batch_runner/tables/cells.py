@@ -5,7 +5,6 @@ import datetime as dt
 import json
 import math
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -77,12 +76,33 @@ def plain_text(value: Any) -> str:
         return value
     if value is None:
         return ""
-    if isinstance(value, float):
-        shortest = repr(value)
-        in_full = "e-" in shortest and abs(value) > 1e-15  # 0.000012, not 1.2e-05
-        return format(Decimal(shortest), "f") if in_full else shortest
+    if type(value) is float:
+        return _number_text(value)
     value = jsonable(value)
     return value if isinstance(value, str) else json_text(value)
+
+
+def _number_text(value: float) -> str:
+    shortest = repr(value)
+    if "e-" in shortest and value > 1e-15:  # 0.000012, not 1.2e-05
+        digits, _, zeros = shortest.partition("e-")
+        return f"0.{'0' * (int(zeros) - 1)}{digits.replace('.', '')}"
+    return shortest
+
+
+def _plain_texts(values: Sequence[Any]) -> list[str]:
+    return [
+        "" if value is None else str(value) if type(value) is int else plain_text(value)
+        for value in values
+    ]
+
+
+def _number_texts(values: Sequence[Any]) -> list[str]:
+    return [_number_text(value) if type(value) is float else plain_text(value) for value in values]
+
+
+def _json_texts(values: Sequence[Any]) -> list[str]:
+    return ["" if value is None else json_text(value) for value in values]
 
 
 class CellWriter:
@@ -96,18 +116,22 @@ class CellWriter:
         self._delimiter = delimiter
         self._encoding = encoding
         self._escape = escape_formulas
-        text_of = {ColumnKind.TEXT: self._text, ColumnKind.JSON: json_text}
-        self._text_of = [text_of.get(column.kind, plain_text) for column in columns]
+        texts_of = {
+            ColumnKind.TEXT: self._texts,
+            ColumnKind.JSON: _json_texts,
+            ColumnKind.NUMBER: _number_texts,
+        }
+        self._texts_of = [texts_of.get(column.kind, _plain_texts) for column in columns]
 
-    def new_cells(self, values: Sequence[Any]) -> list[str]:
-        """The cells of new columns, for one row, before they are joined."""
-        # Most are counts, which need no function of their own; a bool is not one.
-        return [
-            "" if value is None else str(value) if type(value) is int else text_of(value)
-            for value, text_of in zip(values, self._text_of, strict=True)
-        ]
+    def texts(self, columns: Sequence[Sequence[Any]]) -> list[list[str]]:
+        """The cells of new columns as text, column by column."""
+        return [texts_of(values) for texts_of, values in zip(self._texts_of, columns, strict=True)]
 
-    def joined(self, cells: Sequence[str]) -> str:
+    def lines(self, columns: Sequence[Sequence[str]]) -> list[str]:
+        """The rows that such columns make, without an end of line."""
+        return [self._joined(cells) for cells in zip(*columns, strict=True)]
+
+    def _joined(self, cells: Sequence[str]) -> str:
         """The cells of one row, in quotes where they need it."""
         line = self._delimiter.join(cells)
         # Most rows need no quotes at all, and counting is quicker than looking at each cell.
@@ -122,13 +146,17 @@ class CellWriter:
             self.unencodable_rows += 1
             return text.encode(self._encoding, "backslashreplace")
 
-    def _text(self, value: Any) -> str:
-        """Text that a spreadsheet would run is counted, maybe escaped."""
-        text = value if type(value) is str else plain_text(value)
-        if text[:1] in _FORMULA_START:
-            self.formula_cells += 1
-            text = "'" + text if self._escape else text
-        return text
+    def _texts(self, values: Sequence[Any]) -> list[str]:
+        texts = [
+            "" if value is None else value if type(value) is str else plain_text(value)
+            for value in values
+        ]
+        return [self._formula(text) if text[:1] in _FORMULA_START else text for text in texts]
+
+    def _formula(self, text: str) -> str:
+        """Text that a spreadsheet would run: counted, maybe escaped."""
+        self.formula_cells += 1
+        return "'" + text if self._escape else text
 
     def _quoted(self, text: str) -> str:
         if self._delimiter in text or self._breaks_out(text):

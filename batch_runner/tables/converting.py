@@ -8,7 +8,7 @@ from batch_runner.errors import InputError
 from batch_runner.records import Column, ColumnKind, Row
 from batch_runner.tables.arrow import ParquetSink
 from batch_runner.tables.cells import CellWriter, json_text, plain_text
-from batch_runner.tables.formats import Answer, Format, WriteReport
+from batch_runner.tables.formats import Answer, Cells, Format, WriteReport, by_row, in_chunks
 
 
 def convert(
@@ -19,6 +19,7 @@ def convert(
     format: Format,  # noqa: A002  the word that users know
     columns: Sequence[Column],
     answer: Answer,
+    cells: Cells,
     escape_formulas: bool,
     delimiter: str,
 ) -> WriteReport:
@@ -26,18 +27,18 @@ def convert(
 
     `rows` is called once to look for columns if there is no header, and once to write.
     """
-    answered = _Answered(rows(), answer, columns)
+    answered = _Answered(rows(), answer, cells, columns)
     match format:
         case Format.JSONL:
             _write_jsonl(target, answered, columns)
             return answered.report()
         case Format.CSV:
             names = header or tuple(_kinds(rows()))
-            cells = CellWriter(
+            writer = CellWriter(
                 columns, delimiter=delimiter, encoding="utf-8", escape_formulas=escape_formulas
             )
-            _write_csv(target, answered, columns, names=names, cells=cells)
-            return answered.report(cells)
+            _write_csv(target, answered, columns, names=names, writer=writer)
+            return answered.report(writer)
         case Format.PARQUET:
             kinds = dict.fromkeys(header, ColumnKind.TEXT) if header else _kinds(rows())
             _write_parquet(target, answered, columns, kinds=kinds)
@@ -50,31 +51,37 @@ def convert(
 
 
 class _Answered:
-    """The rows that have an answer, with their new cells; counts both sorts."""
+    """Chunks of the rows that have an answer, with their new cells; counts both sorts."""
 
-    def __init__(self, rows: Iterator[Row], answer: Answer, columns: Sequence[Column]) -> None:
+    def __init__(
+        self, rows: Iterator[Row], answer: Answer, cells: Cells, columns: Sequence[Column]
+    ) -> None:
         self._rows = rows
         self._answer = answer
+        self._cells = cells
         self._names = {column.name for column in columns}
         self._written = 0
         self._left_out = 0
 
-    def __iter__(self) -> Iterator[tuple[Row, Sequence[Any]]]:
+    def __iter__(self) -> Iterator[tuple[list[Row], Sequence[Sequence[Any]]]]:
+        return in_chunks(self._told(), self._cells)
+
+    def _told(self) -> Iterator[tuple[Row, int, Any]]:
         for row in self._rows:
-            cells = self._answer(row)
-            if cells is None:
+            told = self._answer(row)
+            if told is None:
                 self._left_out += 1
                 continue
             check_late_names(row, self._names)
             self._written += 1
-            yield row, cells
+            yield row, sum(len(v) for v in row.values.values() if isinstance(v, str)), told
 
-    def report(self, cells: CellWriter | None = None) -> WriteReport:
+    def report(self, writer: CellWriter | None = None) -> WriteReport:
         return WriteReport(
             rows=self._written,
             left_out=self._left_out,
-            formula_cells=cells.formula_cells if cells else 0,
-            unencodable_rows=cells.unencodable_rows if cells else 0,
+            formula_cells=writer.formula_cells if writer else 0,
+            unencodable_rows=writer.unencodable_rows if writer else 0,
         )
 
 
@@ -147,21 +154,23 @@ def _write_csv(
     columns: Sequence[Column],
     *,
     names: Sequence[str],
-    cells: CellWriter,
+    writer: CellWriter,
 ) -> None:
     header = [*names, *(column.name for column in columns)]
-    target.write(cells.encoded(cells.joined(header) + "\n"))
-    for row, new in answered:
-        texts = [plain_text(row.values.get(name)) for name in names]
-        line = cells.joined(texts + cells.new_cells(new)) or '""'  # an empty line would be no row
-        target.write(cells.encoded(line + "\n"))
+    target.write(writer.encoded(writer.lines([[name] for name in header])[0] + "\n"))
+    for rows, new in answered:
+        own = [[plain_text(row.values.get(name)) for row in rows] for name in names]
+        lines = writer.lines(own + writer.texts(new))
+        # An empty line would be no row.
+        target.writelines(writer.encoded((line or '""') + "\n") for line in lines)
 
 
 def _write_jsonl(target: BinaryIO, answered: _Answered, columns: Sequence[Column]) -> None:
-    for row, new in answered:
-        named = zip(columns, new, strict=True)
-        record = dict(row.values) | {column.name: value for column, value in named}
-        target.write(json_text(record).encode() + b"\n")
+    names = [column.name for column in columns]
+    for rows, new in answered:
+        for row, cells in zip(rows, by_row(new, rows), strict=True):
+            record = dict(row.values) | dict(zip(names, cells, strict=True))
+            target.write(json_text(record).encode() + b"\n")
 
 
 def _write_parquet(
@@ -173,5 +182,5 @@ def _write_parquet(
 ) -> None:
     own = [Column(name=name, kind=kind) for name, kind in kinds.items()]
     with ParquetSink(target, [*own, *columns]) as sink:
-        for row, new in answered:
-            sink.add([*(row.values.get(name) for name in kinds), *new])
+        for rows, new in answered:
+            sink.add([*([row.values.get(name) for row in rows] for name in kinds), *new])

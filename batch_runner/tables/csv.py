@@ -4,16 +4,18 @@ import csv
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NamedTuple, Self
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.cells import CellWriter
 from batch_runner.tables.formats import (
     Answer,
+    Cells,
     Format,
     WriteReport,
     ignore,
+    in_chunks,
     inner_suffix,
     refuse,
 )
@@ -90,41 +92,48 @@ class CsvTable(Table):
         *,
         columns: Sequence[Column],
         answer: Answer,
+        cells: Cells,
         escape_formulas: bool = False,
     ) -> WriteReport:
         first = self.files[0]
-        cells = CellWriter(
+        writer = CellWriter(
             columns,
             delimiter=self.delimiter,
             encoding=first.encoding,
             escape_formulas=escape_formulas,
         )
-        names = self._behind(cells, [column.name for column in columns])
         header, end = first.cut_end(_header_record(first, self.delimiter).raw)
-        target.write(first.mark + header + cells.encoded(names) + end)
+        (names,) = writer.lines([[""], *([column.name] for column in columns)])
+        target.write(first.mark + header + writer.encoded(names) + end)
         end_of_line = end or first.line_feed
         owed = b"" if end else end_of_line  # due before the next record, not after the last
+        width = len(self.header)
         written = left_out = 0
-        for row, record in self._rows_and_records(ignore):
-            new = answer(row)
-            if new is None:
-                left_out += 1
-                continue
-            own, end = first.cut_end(record.raw)
-            added = self.delimiter * (len(self.header) - len(record.cells))
-            added += self._behind(cells, cells.new_cells(new))
-            target.write(owed + own + cells.encoded(added) + end)
-            owed = b"" if end else end_of_line
-            written += 1
+
+        def answered() -> Iterator[tuple[_Record, int, Any]]:
+            nonlocal left_out
+            for row, record in self._rows_and_records(ignore):
+                told = answer(row)
+                if told is None:
+                    left_out += 1
+                else:
+                    yield record, len(record.raw), told
+
+        for records, new in in_chunks(answered(), cells):
+            before = [""] * len(records)  # new cells begin with a delimiter
+            lines = writer.lines([before, *writer.texts(new)])
+            for record, line in zip(records, lines, strict=True):
+                own, end = first.cut_end(record.raw)
+                missing = self.delimiter * (width - len(record.cells))
+                target.write(owed + own + writer.encoded(missing + line) + end)
+                owed = b"" if end else end_of_line
+            written += len(records)
         return WriteReport(
             rows=written,
             left_out=left_out,
-            formula_cells=cells.formula_cells,
-            unencodable_rows=cells.unencodable_rows,
+            formula_cells=writer.formula_cells,
+            unencodable_rows=writer.unencodable_rows,
         )
-
-    def _behind(self, cells: CellWriter, new: list[str]) -> str:
-        return self.delimiter + cells.joined(new) if new else ""
 
 
 class _Record(NamedTuple):
@@ -223,49 +232,55 @@ def _records(file: TextFile, delimiter: str) -> Iterator[_Record | BadRecord]:
     """Every record that is not empty, the header first."""
     # The limit belongs to the process: others may need a higher one.
     csv.field_size_limit(max(csv.field_size_limit(), CELL_CAP))
-    tee = _Tee(file)
+    lines, decode = enumerate(file.lines(), 1), file.decode
+    tee = _Tee(file, lines)
     reader = csv.reader(tee, delimiter=delimiter, strict=True)
-    while True:
-        tee.begin_record()
+    for number, raw in lines:
+        text = decode(raw, number)
+        own = text.rstrip("\r\n")
+        if '"' not in own and "\r" not in own and len(own) <= CELL_CAP:
+            if own:  # csv.reader would say the same, and take twice as long
+                yield _Record(number, own.split(delimiter), raw)
+            continue
+        tee.begin_record(number, raw, text)
         try:
             cells = next(reader)
-        except StopIteration:
-            return
         except csv.Error as error:
             yield tee.bad_record(error)
             continue
-        if cells:
-            yield _Record(tee.first_line, cells, b"".join(tee.taken))
+        yield _Record(number, cells, b"".join(tee.taken))
 
 
 class _Tee:
     """Hands lines to csv.reader, and keeps the bytes of those it took for this record."""
 
-    def __init__(self, file: TextFile) -> None:
+    def __init__(self, file: TextFile, lines: Iterator[tuple[int, bytes]]) -> None:
         self.first_line = 0
         self.taken: list[bytes] = []
         self._file = file
-        self._lines = file.lines()
-        self._decode = file.decode
-        self._number = 0
+        self._lines = lines
+        self._first: str | None = None
         self._bytes = 0
 
-    def begin_record(self) -> None:
-        self.first_line = self._number + 1
-        self.taken = []
-        self._bytes = 0
+    def begin_record(self, number: int, raw: bytes, text: str) -> None:
+        self.first_line = number
+        self.taken = [raw]
+        self._first = text
+        self._bytes = len(raw)
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        raw = next(self._lines)
-        self._number += 1
+        if self._first is not None:
+            text, self._first = self._first, None
+            return text
+        number, raw = next(self._lines)
         self._bytes += len(raw)
         self.taken.append(raw)
         if self._bytes > LINE_CAP:
             raise self._unbalanced(f"a record grew past {LINE_CAP >> 20} MiB")
-        return self._decode(raw, self._number)
+        return self._file.decode(raw, number)
 
     def bad_record(self, error: csv.Error) -> BadRecord:
         """What is wrong with a record of one line.

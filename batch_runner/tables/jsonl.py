@@ -10,7 +10,17 @@ from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.cells import json_text
 from batch_runner.tables.converting import check_late_names
-from batch_runner.tables.formats import Answer, Format, TornLine, WriteReport, ignore, refuse
+from batch_runner.tables.formats import (
+    Answer,
+    Cells,
+    Format,
+    TornLine,
+    WriteReport,
+    by_row,
+    ignore,
+    in_chunks,
+    refuse,
+)
 from batch_runner.tables.table import Table
 from batch_runner.tables.text import TextFile, open_alike
 
@@ -71,6 +81,7 @@ class JsonlTable(Table):
         *,
         columns: Sequence[Column],
         answer: Answer,
+        cells: Cells,
         escape_formulas: bool = False,  # noqa: ARG002  nothing here is run by a spreadsheet
     ) -> WriteReport:
         first = self.files[0]
@@ -81,20 +92,27 @@ class JsonlTable(Table):
         target.write(first.mark)
         owed = b""
         written = left_out = 0
-        for row, raw in self._rows_and_lines(ignore):
-            new = answer(row)
-            if new is None:
-                left_out += 1
-                continue
-            check_late_names(row, taken)
-            members = dict(zip(names, new, strict=True))
-            added = json_text(members, ascii_only=ascii_only)[1:-1]
-            if row.values and added:
-                added = "," + added
-            end = raw.rindex(brace)
-            target.write(owed + raw[:end] + added.encode(first.encoding) + raw[end:])
-            owed = b"" if raw.endswith(first.line_feed) else first.line_feed
-            written += 1
+
+        def answered() -> Iterator[tuple[tuple[bytes, bool], int, Any]]:
+            nonlocal left_out
+            for row, raw in self._rows_and_lines(ignore):
+                told = answer(row)
+                if told is None:
+                    left_out += 1
+                    continue
+                check_late_names(row, taken)
+                yield (raw, bool(row.values)), len(raw), told
+
+        for lines, new in in_chunks(answered(), cells):
+            for (raw, has_members), row_cells in zip(lines, by_row(new, lines), strict=True):
+                members = dict(zip(names, row_cells, strict=True))
+                added = json_text(members, ascii_only=ascii_only)[1:-1]
+                if has_members and added:
+                    added = "," + added
+                end = raw.rindex(brace)
+                target.write(owed + raw[:end] + added.encode(first.encoding) + raw[end:])
+                owed = b"" if raw.endswith(first.line_feed) else first.line_feed
+            written += len(lines)
         return WriteReport(rows=written, left_out=left_out)
 
 

@@ -20,7 +20,7 @@ from batch_runner.tables.arrow import (
     int64_column,
 )
 from batch_runner.tables.files import reading
-from batch_runner.tables.formats import Answer, Format, WriteReport, refuse
+from batch_runner.tables.formats import Answer, Cells, Format, WriteReport, in_chunks, refuse
 from batch_runner.tables.table import Table
 
 
@@ -67,6 +67,7 @@ class ParquetTable(Table):
         *,
         columns: Sequence[Column],
         answer: Answer,
+        cells: Cells,
         escape_formulas: bool = False,  # noqa: ARG002  nothing here is run by a spreadsheet
     ) -> WriteReport:
         import pyarrow as pa
@@ -78,7 +79,7 @@ class ParquetTable(Table):
         written = total = 0
         with pq.ParquetWriter(target, schema, compression=codecs) as writer:
             for rows, batch in self._rows_in_batches():
-                for kept, gathered in _answered(rows, answer, columns):
+                for kept, gathered in _answered(rows, answer, cells, columns):
                     own = batch.take(int64_column(kept)) if len(kept) < len(batch) else batch
                     arrays = [*own.columns, *gathered]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
@@ -99,16 +100,14 @@ class ParquetTable(Table):
 
 
 def _answered(
-    rows: Iterator[Row], answer: Answer, columns: Sequence[Column]
+    rows: Iterator[Row], answer: Answer, cells: Cells, columns: Sequence[Column]
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """Positions of answered rows with their new cells as Arrow columns, in parts of bounded size."""
     gathered = Gathered(columns)
     kept: list[int] = []
-    for at, row in enumerate(rows):
-        new = answer(row)
-        if new is None:
-            continue
-        kept.append(at)
+    told = ((at, 0, told) for at, row in enumerate(rows) if (told := answer(row)) is not None)
+    for positions, new in in_chunks(told, cells):
+        kept += positions
         gathered.add(new)
         if gathered.full:
             yield kept, gathered.taken()

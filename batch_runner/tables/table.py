@@ -11,9 +11,11 @@ from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.converting import convert
 from batch_runner.tables.formats import (
     Answer,
+    Cells,
     Format,
     UnreadableFile,
     WriteReport,
+    by_column,
     ignore,
     refuse,
 )
@@ -78,6 +80,7 @@ class Table(ABC):
         *,
         columns: Sequence[Column],
         answer: Answer,
+        cells: Cells,
         escape_formulas: bool = False,
     ) -> WriteReport:
         """`target` holds every answered row as it was, then its new cells: see `write_back`."""
@@ -89,10 +92,11 @@ class Table(ABC):
         format: Format,  # noqa: A002  the word that users know
         columns: Sequence[Column],
         answer: Answer,
+        cells: Cells = by_column,
         escape_formulas: bool = False,
         delimiter: str | None = None,
     ) -> WriteReport:
-        """`target` holds every row with the cells of `answer` after its own.
+        """`target` holds every row with the `cells` of its `answer` after its own.
 
         The same format is copied byte for byte (Parquet: type for type), another is converted.
         `delimiter` is for CSV: None keeps the input's, and is a comma after a conversion.
@@ -101,7 +105,11 @@ class Table(ABC):
         check_new_columns(columns, self.header or (), str(self.paths[0]))
         if format is self.format and self.delimited_by(delimiter):
             return self.copy_rows(
-                target, columns=columns, answer=answer, escape_formulas=escape_formulas
+                target,
+                columns=columns,
+                answer=answer,
+                cells=cells,
+                escape_formulas=escape_formulas,
             )
         return convert(
             lambda: self.rows(on_bad=ignore),
@@ -110,6 +118,7 @@ class Table(ABC):
             format=format,
             columns=columns,
             answer=answer,
+            cells=cells,
             escape_formulas=escape_formulas,
             delimiter=delimiter or ",",
         )

@@ -1,6 +1,8 @@
 """Whatever bytes a file holds, its reader gives rows, bad records or an InputError: nothing else."""
 
+import csv
 import gzip
+import io
 import tempfile
 import tracemalloc
 from io import BytesIO
@@ -9,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from batch_runner.disk import REAL_DISK
@@ -69,6 +71,32 @@ def read_all(content, suffix, **options):
         except InputError:
             return None
     return rows, len(bad)
+
+
+@settings(QUICK, max_examples=400)
+@example("a\r\r\n")
+@example('a,5"\nb,c')
+@given(st.text(st.sampled_from('ab,," \r\n\n\0\u2028\u00e9'), max_size=30))
+def test_lines_without_quotes_are_cut_as_the_standard_reader_would(text):
+    content = "x,y,z\n" + text
+    lines = io.StringIO(content, newline="\n")
+    try:
+        records = [cells for cells in csv.reader(lines, strict=True) if cells][1:]
+    except csv.Error:
+        assume(False)
+    bad = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.csv"
+        path.write_bytes(content.encode())
+        rows = [list(row.values.values()) for row in open_table([path]).rows(on_bad=bad.append)]
+    # Rows of nothing but white space have a rule of their own; short rows are padded.
+    read = [[cell for cell in row if cell] for row in rows if "".join(row).strip()]
+    assert read == [
+        [cell for cell in cells if cell]
+        for cells in records
+        if len(cells) <= 3 and "".join(cells).strip()
+    ]
+    assert len(bad) == sum(len(cells) > 3 for cells in records)
 
 
 @QUICK

@@ -1,5 +1,6 @@
 """Our own arithmetic against genai-prices', and bounds against what they bound."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -94,8 +95,9 @@ def test_every_price_of_the_list_is_read_as_genai_prices_reads_it(prices, usage)
                 name=model, matched_by=match.matched_by, source="", model="", rates=rates_of(prices)
             )
 
-    ours = OneEntry({}).cost(Billed(usage=usage, model="m", service_tier=None, at=0))
-    assert ours == prices.calc_price(as_listed(usage))["total_price"]
+    call = Billed(usage=usage, model="m", service_tier=None, at=0)
+    assert OneEntry({}).cost(asdict(call)) == OneEntry({}).quote(call).dollars
+    assert OneEntry({}).quote(call).dollars == prices.calc_price(as_listed(usage))["total_price"]
 
 
 def test_the_price_lists_compared_are_most_of_the_catalogue():

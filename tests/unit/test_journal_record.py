@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from batch_runner import stored
 from batch_runner.errors import UsageError
 from batch_runner.journal.line import is_intact, number, seal
 from batch_runner.journal.record import (
@@ -10,10 +11,12 @@ from batch_runner.journal.record import (
     Intent,
     header_body,
     intent_body,
+    read_head,
     read_header,
     read_intent,
     read_result,
     read_state,
+    read_told,
     result_body,
     state_of,
 )
@@ -136,6 +139,47 @@ def test_what_the_reply_gives_back_is_not_stored_twice():
     assert body.count(text.encode()) == 1
 
 
+def test_a_text_is_found_without_parsing_its_reply_and_stands_in_it_all_the_same():
+    line = seal(result_body(FULL), 0).removesuffix(b"\n")
+    head, told = read_head(line), read_told(line)
+    assert "reply" not in head
+    assert head["text"] == told["text"] == "hello"
+    assert told["reply"] == FULL.reply
+    assert (
+        stored.usage(head)
+        == stored.usage(told)
+        == {"input_tokens": 7, "cached_tokens": 0, "output_tokens": 3}
+    )
+
+
+HOSTILE = {
+    "several texts": reply("ab") | {"output": reply("a")["output"] + reply("b")["output"]},
+    "a reply within the reply": reply("ab", reply={"a": 1, "reply": {"b": 2}}),
+    "no text at all": {"output": [{"type": "function_call", "arguments": {"a": 1, "reply": []}}]},
+    "shapes that nobody expects": {"output": [None, {"content": 3}, {"content": [None, "text"]}]},
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_is_told_without_the_reply_says_the_same_text(said):
+    text = stored.written({"reply": said}, RowStatus.OK).text
+    result = RowResult(key=KEY, row=0, ending=Completion(text=text), reply=said)
+    line = seal(result_body(result), 0).removesuffix(b"\n")
+    assert read_result(line).reply == said
+    assert stored.text(read_head(line), RowStatus.OK) == text
+
+
+def test_a_line_of_the_first_format_is_read_as_it_was_meant():
+    fields = {
+        "result": KEY.hex(), "status": "ok", "code": None, "row": 1, "attempts": 1,
+        "final_usage": {"input_tokens": 7}, "reply": reply("hello"),
+    }  # fmt: skip
+    line = seal(json.dumps(fields, separators=(",", ":"))[:-1].encode(), 0).removesuffix(b"\n")
+    assert stored.text(read_head(line), RowStatus.OK) == "hello"
+    assert stored.usage(read_head(line)) == {"input_tokens": 7}
+    assert read_result(line).reply == reply("hello")
+
+
 def test_a_number_json_cannot_say_costs_no_result():
     said = decode(json.dumps(reply("x", logprob=math.nan, top=[math.inf])).encode())
     result = RowResult(key=KEY, row=0, ending=Completion(text="x"), reply=said)
@@ -176,6 +220,6 @@ def test_a_header_comes_back_and_a_later_format_is_refused():
         settings={"model": "m"},
     )
     assert read_header(seal(header_body(header), 0)) == header
-    later = header_body(header).replace(b'"format":1', b'"format":2')
-    with pytest.raises(UsageError, match="format 2"):
+    later = header_body(header).replace(b'"format":2', b'"format":3')
+    with pytest.raises(UsageError, match="format 3"):
         read_header(seal(later, 0))

@@ -169,9 +169,9 @@ def test_a_line_longer_than_many_chunks_is_read_whole(directory):
 
 
 def test_a_journal_of_a_later_format_is_refused_not_misread(directory):
-    directory.segment(0).write_bytes(seal(b'{"header":{"format":2,"new":true}', 0))
+    directory.segment(0).write_bytes(seal(b'{"header":{"format":3,"new":true}', 0))
     for read in (replay, verify):
-        with pytest.raises(UsageError, match="format 2"):
+        with pytest.raises(UsageError, match="format 3"):
             read(directory)
 
 
