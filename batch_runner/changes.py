@@ -2,16 +2,16 @@
 
 import json
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 from batch_runner.errors import ChangedRowsError
 from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
-from batch_runner.journal import Entry, Index, Replay, RunDirectory
+from batch_runner.journal import Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
-from batch_runner.plan import UNSENDABLE, Plan
+from batch_runner.plan import UNSENDABLE, Plan, Wanted
 from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
@@ -28,8 +28,8 @@ TO_LOSE = "replaced by pending rows"
 _ENDED = frozenset(RowStatus) - {RowStatus.PENDING}
 
 
-def _is_answered(entry: Entry) -> bool:
-    return entry.status in ANSWERED
+def _is_answered(status: RowStatus, _code: str | None) -> bool:
+    return status in ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ def find_changes(
     plan: Plan,
     *,
     same_prompt: bool,
-    counts: Callable[[Entry], bool] = _is_answered,
+    counts: Wanted = _is_answered,
 ) -> Changes:
     """The changed rows: known by their label, or without labels by their position.
 
@@ -202,20 +202,20 @@ def keep_old_answers(plan: Plan, changes: Changes) -> None:
             plan.entries[row] = copied.get(entry, entry)
 
 
-def _orphans(plan: Plan, index: Index, counts: Callable[[Entry], bool]) -> tuple[int, "array[int]"]:
+def _orphans(plan: Plan, index: Index, counts: Wanted) -> tuple[int, "array[int]"]:
     """How many keys have an answer, and the entries of those that no row asks for any more."""
     asked = bytearray(len(index))  # a set of numbers would cost 60 bytes a row
     for number in plan.entries:
         if number != UNSENDABLE:
             asked[number] = 1
-    finished, orphans = 0, array("I")
-    for number in range(len(index)):
-        entry = index.entry(number)
-        if entry is not None and counts(entry):
-            finished += 1
-            if not asked[number]:
-                orphans.append(number)
-    return finished, orphans
+    verdicts = [
+        status is not RowStatus.PENDING and counts(status, code)
+        for status, code in index.known_endings
+    ]
+    numbers, ending_of = range(len(index)), index.ending_of
+    finished = sum(verdicts[ending_of(number)] for number in numbers)
+    orphans = (n for n in numbers if not asked[n] and verdicts[ending_of(n)])
+    return finished, array("I", orphans)
 
 
 def _by_name(
@@ -256,13 +256,13 @@ def _matched_by_neighbours(
     plan: Plan,
     replay: Replay,
     before: Mapping[str | int | None, int],
-    counts: Callable[[Entry], bool],
+    counts: Wanted,
 ) -> dict[int, int]:
     """A row stood as far from the answered rows next to it as it stands now."""
 
     def is_answered(row: int) -> bool:
         entry = replay.index.entry(plan.entries[row]) if plan.has_request(row) else None
-        return entry is not None and counts(entry) and not plan.is_copy(row)
+        return entry is not None and counts(entry.status, entry.code) and not plan.is_copy(row)
 
     @cache
     def moved(row: int) -> int | None:

@@ -12,7 +12,6 @@ from batch_runner.changes import (
 )
 from batch_runner.errors import UsageError
 from batch_runner.export import Exported, export
-from batch_runner.journal import Entry
 from batch_runner.outset import read_outset
 from batch_runner.plan import UNSENDABLE
 from batch_runner.reask import Reasking
@@ -46,8 +45,8 @@ def reparse(work: Work, path: Path) -> Exported:
     return export(work, path, judge=partial(_judged, reasking))
 
 
-def _has_reply(entry: Entry) -> bool:
-    return entry.status is not RowStatus.FAILED or entry.code == ErrorCode.JSON_INVALID
+def _has_reply(status: RowStatus, code: str | None) -> bool:
+    return status is not RowStatus.FAILED or code == ErrorCode.JSON_INVALID
 
 
 def _as_planned_before(work: Work, changes: Changes) -> Changes | None:
@@ -64,7 +63,7 @@ def _as_planned_before(work: Work, changes: Changes) -> Changes | None:
             if work.plan.wanted[row]
             and number != UNSENDABLE
             and (entry := index.entry(number)) is not None
-            and _has_reply(entry)
+            and _has_reply(entry.status, entry.code)
         }
         return replace(changes, rows=rows)
     return changes if are_of_the_last_input(work, changes) else None

@@ -264,12 +264,14 @@ def read_result(line):
     fields = json.loads(line)
     reply = fields.get("reply") or {}
     parts = [
-        part["text"] for item in reply.get("output") or () for part in item.get("content") or ()
+        part["text"]  # null where it stands beside the reply
+        for item in reply.get("output") or ()
+        for part in item.get("content") or ()
     ]
     assert reply.get("model", MODEL) == MODEL
     return Finished(
         key=fields["result"],
         status=fields["status"],
         code=fields["code"],
-        answer=fields.get("text", "".join(parts)),
+        answer=fields["text"] if "text" in fields else "".join(parts),
     )
