@@ -64,12 +64,15 @@ class Group:
     keys: tuple[str, ...]
     results: int = 0
     """A row that was sent again has one for each time."""
+    again: int = 0
+    """Those of requests that had one before: of rows sent again, by `retry` or a later run."""
     bill: Bill = field(default_factory=Bill)
     cheaper: dict[str, Alternative] = field(default_factory=dict)
     """By service tier; without an entry no call had a price there."""
 
     def merge(self, other: "Group") -> None:
         self.results += other.results
+        self.again += other.again
         self.bill.merge(other.bill)
         for tier, alternative in other.cheaper.items():
             mine = self.cheaper.setdefault(tier, Alternative())
@@ -85,8 +88,6 @@ class CostReport:
     groups: tuple[Group, ...]
     """Sorted by their keys."""
     total: Group
-    again: int = 0
-    """Results of requests that had one before: of rows sent again, by `retry` or a later run."""
     notes: tuple[str, ...] = ()
 
 
@@ -122,17 +123,15 @@ def costs(
     first, last = _day(since, "--since"), _day(until, "--until")
     groups: dict[tuple[str, ...], Group] = {}
     notes = []
-    again = 0
     for ledger in _ledgers(places):
         if ledger.path.is_dir() and is_locked(RunDirectory(ledger.path)):
             notes.append(f"{ledger.job} is running: its calls in flight count as unknown billing")
-        for entry, fields, is_again in _entries(ledger):
+        for entry, fields in _entries(ledger):
             day = fields[By.DAY]
             if (first and day < first) or (last and (day > last or day == _UNKNOWN)):
                 continue
             names = tuple(fields[key] for key in keys)
             groups.setdefault(names, Group(keys=names)).merge(entry)
-            again += is_again
     total = Group(keys=("total",))
     for group in groups.values():
         total.merge(group)
@@ -140,7 +139,6 @@ def costs(
         by=keys,
         groups=tuple(groups[names] for names in sorted(groups)),
         total=total,
-        again=again,
         notes=tuple(notes),
     )
 
@@ -162,11 +160,11 @@ def _day(text: str | None, flag: str) -> str | None:
         raise UsageError(f"{flag} {text!r}: must be a day such as 2026-11-01") from None
 
 
-def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str], bool]]:
-    """One for each result and each lost call: what it cost, its keys, and whether it is one again."""
+def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str]]]:
+    """One for each result and each lost call: what it cost, and its keys."""
     if ledger.path.is_file():
         for result in batch_results([ledger.path]):
-            yield _of_result(ledger, result), _fields_of_result(ledger, result), False
+            yield _of_result(ledger, result), _fields_of_result(ledger, result)
         return
     seen: list[tuple[Index, bytearray]] = []
     """Of each journal: the requests that have had a result, one byte each."""
@@ -175,12 +173,13 @@ def _entries(ledger: _Ledger) -> Iterator[tuple[Group, Mapping[By, str], bool]]:
             seen.append((found.index, bytearray(len(found.index))))
             began = {run.run_id: run.started_at for run in found.runs}
             for result in found.results():
-                is_again = _is_marked(result.key, seen)
-                yield _of_result(ledger, result), _fields_of_result(ledger, result), is_again
+                entry = _of_result(ledger, result)
+                entry.again = int(_is_marked(result.key, seen))
+                yield entry, _fields_of_result(ledger, result)
             for intent in found.unknown:
                 at = began.get(intent.run_id or "")
                 bill = ledger.biller.bill_lost(intent, at=at)
-                yield Group(keys=(), bill=bill), _fields_of_intent(ledger, intent, at), False
+                yield Group(keys=(), bill=bill), _fields_of_intent(ledger, intent, at)
 
 
 def _is_marked(key: bytes, seen: Sequence[tuple[Index, bytearray]]) -> bool:

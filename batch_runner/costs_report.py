@@ -58,7 +58,7 @@ def cost_json(report: CostReport) -> dict[str, Any]:
         "by": [str(key) for key in report.by],
         "groups": [{**_keys(report, group), **_json(group)} for group in report.groups],
         "total": _json(report.total),
-        "results_of_rows_sent_again": report.again,
+        "results_of_rows_sent_again": report.total.again,
         "notes": list(report.notes),
     }
 
@@ -158,9 +158,9 @@ def shared(total: Decimal, parts: Sequence[Decimal], unit: Decimal) -> Iterator[
 
 def _footnotes(report: CostReport) -> Iterator[str]:
     bill = report.total.bill
-    if report.again:
-        again = "was of a row" if report.again == 1 else "were of rows"
-        yield f"results: a row has one for each time it was sent; {report.again:,} {again} sent before"
+    if again := report.total.again:
+        were = "was of a row" if again == 1 else "were of rows"
+        yield f"results: a row has one for each time it was sent; {again:,} {were} sent before"
     if bill.failures:
         yield f"failed attempts that were billed: {known_dollars(bill, bill.failures)}, in the cost"
     if bill.unknown_calls:

@@ -221,7 +221,7 @@ def test_what_cannot_be_answered_is_a_usage_error(main_cli, arguments, words):
 def test_a_row_that_was_sent_again_is_told_from_another_row(job_in, server, main_cli):
     server.misbehave("400", next=1)
     run(job_in())
-    assert costs([main_cli.folder]).again == 0
+    assert costs([main_cli.folder]).total.again == 0
     assert "sent before" not in main_cli("costs", "job.toml").out
     main_cli("retry", "job.toml")
     run(load_job(main_cli.folder / "job.toml"), RunOptions(fresh=True))
