@@ -1,6 +1,6 @@
 """What is no longer as the last run had it: job and input as they are today, looked at and not read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,15 @@ def is_other_input(manifest: Manifest, outset: Outset | None, job: JobSpec | Non
         before = manifest.input.get("files", [])
     if not before:
         return False
-    if job is None:
-        return _without_names(identity_of(_paths(before))) != _without_names(before)
     try:
-        named = expand(job.input.path)
+        now = _paths(before) if job is None else expand(job.input.path)
     except (InputError, OSError):  # they are gone, or nobody may look
         return True
-    return _without_names(identity_of(named)) != _without_names(before)
+    return _without_names(identity_of(now)) != _without_names(before)
 
 
-def _paths(identity: Iterable[list[Any]]) -> Iterable[Path]:
-    return (Path(file[0]) for file in identity if file)
+def _paths(identity: Iterable[list[Any]]) -> Sequence[Path]:
+    return [Path(file[0]) for file in identity if file]
 
 
 def _without_names(identity: Iterable[list[Any]]) -> list[list[Any]]:

@@ -51,11 +51,9 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
     answered_by = ", ".join(
         f"{one_line(name, 60)} ({n:,})" for name, n in findings.models.most_common(6)
     )
-    bounds = limits.concurrency
+    calls = limits.concurrency
     concurrency = (
-        f"{bounds.minimum} to {bounds.maximum}, adaptive"
-        if bounds.adaptive
-        else f"{bounds.maximum}"
+        f"{calls.minimum} to {calls.maximum}, adaptive" if calls.adaptive else f"{calls.maximum}"
     )
     named = {
         "rpm": limits.rpm,

@@ -555,7 +555,9 @@ def test_a_job_that_asks_otherwise_than_its_last_run_is_told(
     run()
     assert since(main_cli("status", name).out) == ""
     job = tmp_path / "job.toml"
-    job.write_text(job.read_text().replace(old, new))
+    before = job.read_text()
+    job.write_text(before.replace(old, new))
+    assert job.read_text() != before
     told = main_cli("status", name).out
     if words:
         assert words in since(told)
