@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batch_runner.amounts import many
 from batch_runner.batch_files import batch_results
 from batch_runner.costs import By, CostReport, costs
 from batch_runner.costs_report import cost_json, cost_lines
 from batch_runner.printable import one_line
-from batch_runner.progress import many
 from batch_runner.records import RowResult
 from batch_runner.tables import failures_path
 

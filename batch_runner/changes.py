@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from batch_runner.amounts import many
 from batch_runner.errors import ChangedRowsError
 from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.plan import UNSENDABLE, Plan, Wanted
-from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore

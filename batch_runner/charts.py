@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import pairwise
 
-from batch_runner.progress import duration, many
+from batch_runner.amounts import duration, many
 from batch_runner.tally import LatencyHistogram
 from batch_runner.timeline import Bin, Timeline
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from batch_runner.amounts import many
 from batch_runner.changes import changed_rows, other_endpoint, other_model
 from batch_runner.emptied import emptied
 from batch_runner.errors import ExitCode, UsageError
@@ -20,7 +21,7 @@ from batch_runner.opening import open_work
 from batch_runner.parameters import UNBOUNDED
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests, unfinished
-from batch_runner.progress import ProgressStyle, many
+from batch_runner.progress import ProgressStyle
 from batch_runner.prospect import Prospect, prospect_of
 from batch_runner.records import ANSWERED, Request, RowResult, RowStatus
 from batch_runner.redact import MASK

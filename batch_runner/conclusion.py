@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from batch_runner.amounts import many
 from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
@@ -18,7 +19,6 @@ from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.job import FormulaPolicy
 from batch_runner.journal import RunDirectory, replay
 from batch_runner.outset import endings_of, read_outset
-from batch_runner.progress import many
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions

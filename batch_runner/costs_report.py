@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
+from batch_runner.amounts import count, decimals, dollars, many
 from batch_runner.costs import CostReport, Group
 from batch_runner.money_view import (
     CAUSES,
@@ -12,7 +13,6 @@ from batch_runner.money_view import (
     is_whole,
     known_dollars,
 )
-from batch_runner.progress import count, decimals, dollars, many
 
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from batch_runner.amounts import many
 from batch_runner.atomic import publish
 from batch_runner.changes import answers_told
 from batch_runner.disk import explained, storage_error
@@ -17,7 +18,6 @@ from batch_runner.errors import InputError
 from batch_runner.freshness import outputs
 from batch_runner.job import JobSpec
 from batch_runner.output_place import is_filled
-from batch_runner.progress import many
 from batch_runner.records import BadRecord
 from batch_runner.tables import format_of, open_table
 from batch_runner.work import Work

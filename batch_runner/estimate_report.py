@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_runner.amounts import count, dollars, duration, many
 from batch_runner.estimate import Point, Range, describe
 from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.expectation import Expectation
 from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.pricing import price_advice
-from batch_runner.progress import count, dollars, duration, many
 from batch_runner.prospect import Prospect
 from batch_runner.remedy import command
 
@@ -158,12 +158,10 @@ def _left(sample: Sample) -> str:
 
 def _time_rests_on(sample: Sample) -> str:
     """Endpoints answer more slowly the more they are asked, and how much is not known before."""
-    many = f"{sample.calls_at_a_time:,} call{'s' * (sample.calls_at_a_time != 1)} at a time"
+    calls = f"{many(sample.calls_at_a_time, 'call')} at a time"
     fewer = min(sample.rows, sample.calls_at_a_time)
     but = f", which had {fewer:,} at a time" if fewer < sample.calls_at_a_time else ""
-    return (
-        f"with {many}, as quick as the sample's{but}; repeats and waits for rate limits come on top"
-    )
+    return f"with {calls}, as quick as the sample's{but}; repeats and waits for rate limits come on top"
 
 
 def _projection(amount: Point | Range | None, show: Callable[[Decimal], str]) -> str:

@@ -9,15 +9,15 @@ from typing import Any
 import minijinja
 
 from batch_runner import __version__, charts
+from batch_runner.amounts import dollars, duration, many, share
 from batch_runner.asked import Asked, read_asked
 from batch_runner.atomic import publish
 from batch_runner.bill import Bill
 from batch_runner.charts import Chart, Layer, TimeAxis
 from batch_runner.findings import Findings, Sample
 from batch_runner.journal import RunDirectory, is_locked
-from batch_runner.money_view import bounds, cost_view, is_whole, share, token_view
+from batch_runner.money_view import bounds, cost_view, is_whole, token_view
 from batch_runner.printable import one_line, printable
-from batch_runner.progress import dollars, duration, many
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
 from batch_runner.report import skipped_words

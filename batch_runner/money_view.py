@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from batch_runner.amounts import dollars, dollars_at_least, dollars_at_most, many, share
 from batch_runner.bill import Bill
-from batch_runner.progress import dollars, dollars_at_least, dollars_at_most, many
 from batch_runner.records import UnknownBilling
 
 
@@ -138,13 +138,3 @@ def bounds(bill: Bill) -> tuple[str, str | None]:
         return dollars_at_most(bill.at_least), dollars_at_most(bill.at_most)
     most = None if bill.at_most is None else dollars_at_most(bill.at_most)
     return dollars_at_least(bill.at_least), most
-
-
-def share(part: float, whole: float) -> str:
-    """A percentage that never rounds a rest away: 99.99 % is not 100."""
-    if not whole:
-        return "none"
-    percent = 100 * part / whole
-    if 99.9 < percent < 100:
-        return "99.9%"
-    return f"{percent:.1f}%" if 0 < percent < 100 else f"{percent:.0f}%"

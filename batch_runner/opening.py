@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
+from batch_runner.amounts import many
 from batch_runner.attachments import read_attachment
 from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
@@ -34,7 +35,6 @@ from batch_runner.plan import (
     make_plan,
     unfinished,
 )
-from batch_runner.progress import many
 from batch_runner.prompt import PromptBuilder
 from batch_runner.run_place import last_prices
 from batch_runner.shortcut import known_plan, parts_of_plan, recover

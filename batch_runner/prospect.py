@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
+from batch_runner.amounts import many
 from batch_runner.journal import Index
 from batch_runner.outset import endings_of
 from batch_runner.plan import Plan, Wanted, unfinished
-from batch_runner.progress import many
 from batch_runner.records import ANSWERED, RowStatus
 
 

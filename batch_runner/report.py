@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+from batch_runner.amounts import duration, many, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
 from batch_runner.money_view import at_most_words, bound_words, known_dollars
 from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
-from batch_runner.progress import duration, many, tokens_in_words
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import command, remedy
 from batch_runner.summary import RunSummary

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_runner import __version__
+from batch_runner.amounts import duration, many
 from batch_runner.findings import Findings, RunCourse
 from batch_runner.money_view import NO_BOUND, bounds
 from batch_runner.printable import one_line, printable, shortened
-from batch_runner.progress import duration, many
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 

@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import anyio
 
+from batch_runner.amounts import dollars, dollars_at_most
 from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.errors import RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
 from batch_runner.pricing import price_advice
-from batch_runner.progress import dollars, dollars_at_most
 from batch_runner.records import Request, RowResult
 from batch_runner.tally import Tally
 

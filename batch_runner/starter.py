@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from batch_runner.amounts import many
 from batch_runner.errors import InputError
 from batch_runner.records import Row
 from batch_runner.tables import (
@@ -64,7 +65,7 @@ class ColumnLook:
         gaps = "" if self.filled == rows else f", empty in {rows - self.filled} of {rows}"
         size = f"about {self.mean_length:,.0f} characters, at most {self.longest:,}"
         if self.mean_length == self.longest:
-            size = f"{self.longest:,} character{'s' * (self.longest != 1)}"
+            size = many(self.longest, "character")
         return f"{_one_line(self.name)}: {size if self.filled else 'no values'}{gaps}"
 
 
@@ -193,15 +194,11 @@ def _lines(
     key = _key([look for look in looks if look is not text], len(rows))
     place, why = _output_folder(source, folder)
     output = place / f"{source.stem}_answers{source.suffix}"
-    many = f"{len(source.files)} file{'s' * (len(source.files) != 1)}, " * source.is_pattern
-    seen = (
-        f"first {len(rows)} rows"
-        if len(rows) == LOOKED_AT
-        else f"{len(rows)} row{'s' * (len(rows) != 1)}"
-    )
+    files = f"{many(len(source.files), 'file')}, " * source.is_pattern
+    seen = f"first {len(rows)} rows" if len(rows) == LOOKED_AT else many(len(rows), "row")
     seen = f"{len(rows)} rows of them" if len(source.files) > 1 else f"its {seen}"
     name = source.path if source.is_pattern else source.path.name
-    yield f"# {_one_line(str(name))}, {many}{_size(source.files)}; {seen}:"
+    yield f"# {_one_line(str(name))}, {files}{_size(source.files)}; {seen}:"
     yield from (f"#   {look.describe(len(rows))}" for look in looks)
     yield "# Next: say what you want under [prompt], then batch-runner check, estimate and run this file."
     yield ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from batch_runner.amounts import duration, many, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
@@ -16,7 +17,6 @@ from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
-from batch_runner.progress import duration, many, percent, tokens_in_words
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.report import failed_name

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batch_runner.amounts import many
 from batch_runner.disk import REAL_DISK, Disk
 from batch_runner.journal.directory import RunDirectory
 from batch_runner.journal.record import END, GRATIS, HEADER, INTENT, QUEUED, RESULT
@@ -31,15 +32,15 @@ class VerifyReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield (
-            f"{_many(self.segments, 'segment')}: {_many(self.results, 'result')}, "
-            f"{_many(self.intents, 'attempt')} begun, "
-            f"{_many(self.headers, 'header')}, {_many(self.ends, 'clean end')}"
+            f"{many(self.segments, 'segment')}: {many(self.results, 'result')}, "
+            f"{many(self.intents, 'attempt')} begun, "
+            f"{many(self.headers, 'header')}, {many(self.ends, 'clean end')}"
         )
         if self.other:
-            yield f"{_many(self.other, 'intact line')} of an unknown kind"
+            yield f"{many(self.other, 'intact line')} of an unknown kind"
         for place in self.damage:
             yield f"{place.segment} at byte {place.offset:,}: {place.kind}: {place.reason}"
-        damaged = _many(len(self.damage), "damaged place")
+        damaged = many(len(self.damage), "damaged place")
         yield "every record is intact" if not self.damage else damaged
 
     def to_json(self) -> dict[str, Any]:
@@ -49,10 +50,6 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Nothing is damaged but the torn ends that killed runs leave."""
         return all(found.is_expected for found in self.damage)
-
-
-def _many(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:

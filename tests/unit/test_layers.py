@@ -20,8 +20,8 @@ from batch_runner.faultserver import running
 ROOT = Path(batch_runner.__file__).parent
 
 CORE = {
-    "adaptive", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course", "doubt",
-    "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
+    "adaptive", "amounts", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course",
+    "doubt", "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
     "jsonbytes", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
     "records", "redact", "responses", "retry", "sse", "stored", "structured", "summary", "tally",
     "template_values", "timeline", "trouble", "values",

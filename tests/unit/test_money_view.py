@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from batch_runner.amounts import dollars_at_most
 from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.costs import By, CostReport, Group
 from batch_runner.costs_report import cost_lines
@@ -19,7 +20,6 @@ from batch_runner.money_view import (
     is_whole,
 )
 from batch_runner.pricing import Doubt, PriceBook
-from batch_runner.progress import dollars_at_most
 from batch_runner.records import UnknownBilling
 from batch_runner.report import summary_lines
 from batch_runner.summary import RunSummary

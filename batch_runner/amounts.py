@@ -1,0 +1,90 @@
+"""Amounts as people read them: time, counts, shares, dollars, tokens."""
+
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from batch_runner.bill import Tokens
+
+
+def duration(seconds: float) -> str:
+    """`412ms`, `2.1s`, `41s`, `12m 41s`, `3h 05m`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f}s" if seconds < 9.95 else f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def count(number: float) -> str:
+    """`812`, `18.2k`, `31.2M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
+        if number >= 0.9995 * size:  # what would round up to the unit has it
+            scaled = number / (1e3 if unit == "k" else size)
+            return f"{scaled:#.3g}".rstrip(".") + unit
+    return f"{number:,.0f}"
+
+
+def many(number: int, noun: str) -> str:
+    """`1 row`, `20,000 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`67%`; 100% only when nothing is missing."""
+    rounded = round(100 * part / whole) if whole else 100
+    return f"{min(rounded, 99) if part < whole else rounded}%"
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage that never rounds a rest away: 99.99 % is not 100."""
+    if not whole:
+        return "none"
+    exact = 100 * part / whole
+    if 99.9 < exact < 100:
+        return "99.9%"
+    return f"{exact:.1f}%" if 0 < exact < 100 else f"{exact:.0f}%"
+
+
+def dollars(amount: Decimal | None) -> str:
+    """`$8.43`; small amounts keep three significant digits; `unknown` for None."""
+    return "unknown" if amount is None else _dollars(amount, ROUND_HALF_EVEN)
+
+
+def dollars_at_most(amount: Decimal | None) -> str:
+    """Like `dollars`, rounded up: a bound must not be rounded down. `no bound` for None."""
+    return "no bound" if amount is None else _dollars(amount, ROUND_UP)
+
+
+def dollars_at_least(amount: Decimal | None) -> str:
+    """Likewise, rounded down."""
+    return "unknown" if amount is None else _dollars(amount, ROUND_DOWN)
+
+
+def _dollars(amount: Decimal, rounding: str) -> str:
+    return f"${_rounded(amount, rounding):,.{decimals(amount, rounding)}f}"
+
+
+def decimals(amount: Decimal, rounding: str) -> int:
+    """How many are shown of an amount: cents; of less than a dollar as many as show three digits."""
+    return _places(_rounded(amount, rounding))
+
+
+def _rounded(amount: Decimal, rounding: str) -> Decimal:
+    return amount.quantize(Decimal(1).scaleb(-_places(amount)), rounding=rounding)
+
+
+def _places(amount: Decimal) -> int:
+    return max(2, 2 - amount.adjusted()) if 0 < amount < 1 else 2
+
+
+def tokens_in_words(tokens: "Tokens") -> str:
+    """`in 31.2M (cached 22.0M)  out 2.41M (reasoning 900k)`."""
+    cached = f" (cached {count(tokens.cached)})" if tokens.cached else ""
+    reasoning = f" (reasoning {count(tokens.reasoning)})" if tokens.reasoning else ""
+    unknown = f"  not reported for {many(tokens.unreported, 'call')}" if tokens.unreported else ""
+    return f"in {count(tokens.input)}{cached}  out {count(tokens.output)}{reasoning}{unknown}"
