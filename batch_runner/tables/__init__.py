@@ -6,17 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from batch_runner.errors import InputError
+from batch_runner.tables.chunks import in_chunks
 from batch_runner.tables.csv import CsvTable, open_csv, suggest_delimiter
 from batch_runner.tables.files import compressed, expand
 from batch_runner.tables.formats import (
-    Answer,
     Format,
     TornLine,
     UnreadableFile,
     WriteReport,
     format_of,
     ignore,
-    in_chunks,
     refuse,
 )
 from batch_runner.tables.jsonl import JsonlTable, open_jsonl
@@ -30,12 +29,11 @@ from batch_runner.tables.openai_batch import (
     request_line,
 )
 from batch_runner.tables.parquet import ParquetTable, open_parquet
-from batch_runner.tables.table import Table, check_new_columns
+from batch_runner.tables.table import Table
 from batch_runner.tables.text import likely_encoding
 
 
 __all__ = [
-    "Answer",
     "BatchAnswer",
     "BatchLine",
     "CsvTable",
@@ -47,7 +45,6 @@ __all__ = [
     "TornLine",
     "UnreadableFile",
     "WriteReport",
-    "check_new_columns",
     "compressed",
     "expand",
     "failures_path",

@@ -8,7 +8,8 @@ from batch_runner.errors import InputError
 from batch_runner.records import Column, ColumnKind, Row
 from batch_runner.tables.arrow import ParquetSink
 from batch_runner.tables.cells import CellWriter, json_text, plain_text
-from batch_runner.tables.formats import Answer, Cells, Format, WriteReport, by_row, in_chunks
+from batch_runner.tables.chunks import Answer, Cells, by_row, in_chunks
+from batch_runner.tables.formats import Format, WriteReport
 
 
 def convert(
@@ -27,22 +28,24 @@ def convert(
 
     `rows` is called once to look for columns if there is no header, and once to write.
     """
-    answered = _Answered(rows(), answer, cells, columns)
+    chunks = in_chunks(_answered(rows(), answer, columns), cells)
     match format:
         case Format.JSONL:
-            _write_jsonl(target, answered, columns)
-            return answered.report()
+            return WriteReport(rows=_write_jsonl(target, chunks, columns))
         case Format.CSV:
             names = header or tuple(_kinds(rows()))
             writer = CellWriter(
                 columns, delimiter=delimiter, encoding="utf-8", escape_formulas=escape_formulas
             )
-            _write_csv(target, answered, columns, names=names, writer=writer)
-            return answered.report(writer)
+            written = _write_csv(target, chunks, columns, names=names, writer=writer)
+            return WriteReport(
+                rows=written,
+                formula_cells=writer.formula_cells,
+                unencodable_rows=writer.unencodable_rows,
+            )
         case Format.PARQUET:
             kinds = dict.fromkeys(header, ColumnKind.TEXT) if header else _kinds(rows())
-            _write_parquet(target, answered, columns, kinds=kinds)
-            return answered.report()
+            return WriteReport(rows=_write_parquet(target, chunks, columns, kinds=kinds))
         case Format.OPENAI_BATCH:
             raise InputError(
                 "output.path: a table cannot be written as an openai-batch file",
@@ -50,39 +53,19 @@ def convert(
             )
 
 
-class _Answered:
-    """Chunks of the rows that have an answer, with their new cells; counts both sorts."""
+_Chunks = Iterator[tuple[list[Row], Sequence[Sequence[Any]]]]
+"""Rows that have an answer, and their new cells."""
 
-    def __init__(
-        self, rows: Iterator[Row], answer: Answer, cells: Cells, columns: Sequence[Column]
-    ) -> None:
-        self._rows = rows
-        self._answer = answer
-        self._cells = cells
-        self._names = {column.name for column in columns}
-        self._written = 0
-        self._left_out = 0
 
-    def __iter__(self) -> Iterator[tuple[list[Row], Sequence[Sequence[Any]]]]:
-        return in_chunks(self._told(), self._cells)
-
-    def _told(self) -> Iterator[tuple[Row, int, Any]]:
-        for row in self._rows:
-            told = self._answer(row)
-            if told is None:
-                self._left_out += 1
-                continue
-            check_late_names(row, self._names)
-            self._written += 1
+def _answered(
+    rows: Iterator[Row], answer: Answer, columns: Sequence[Column]
+) -> Iterator[tuple[Row, int, Any]]:
+    names = {column.name for column in columns}
+    for row in rows:
+        told = answer(row)
+        if told is not None:
+            check_late_names(row, names)
             yield row, sum(len(v) for v in row.values.values() if isinstance(v, str)), told
-
-    def report(self, writer: CellWriter | None = None) -> WriteReport:
-        return WriteReport(
-            rows=self._written,
-            left_out=self._left_out,
-            formula_cells=writer.formula_cells if writer else 0,
-            unencodable_rows=writer.unencodable_rows if writer else 0,
-        )
 
 
 def check_late_names(row: Row, new: set[str]) -> None:
@@ -150,37 +133,46 @@ def _kind(seen: set[_Seen]) -> ColumnKind:
 
 def _write_csv(
     target: BinaryIO,
-    answered: _Answered,
+    chunks: _Chunks,
     columns: Sequence[Column],
     *,
     names: Sequence[str],
     writer: CellWriter,
-) -> None:
+) -> int:
     header = [*names, *(column.name for column in columns)]
     target.write(writer.encoded(writer.lines([[name] for name in header])[0] + "\n"))
-    for rows, new in answered:
+    written = 0
+    for rows, new in chunks:
         own = [[plain_text(row.values.get(name)) for row in rows] for name in names]
         lines = writer.lines(own + writer.texts(new))
         # An empty line would be no row.
         target.writelines(writer.encoded((line or '""') + "\n") for line in lines)
+        written += len(rows)
+    return written
 
 
-def _write_jsonl(target: BinaryIO, answered: _Answered, columns: Sequence[Column]) -> None:
+def _write_jsonl(target: BinaryIO, chunks: _Chunks, columns: Sequence[Column]) -> int:
     names = [column.name for column in columns]
-    for rows, new in answered:
+    written = 0
+    for rows, new in chunks:
         for row, cells in zip(rows, by_row(new, rows), strict=True):
             record = dict(row.values) | dict(zip(names, cells, strict=True))
             target.write(json_text(record).encode() + b"\n")
+        written += len(rows)
+    return written
 
 
 def _write_parquet(
     target: BinaryIO,
-    answered: _Answered,
+    chunks: _Chunks,
     columns: Sequence[Column],
     *,
     kinds: Mapping[str, ColumnKind],
-) -> None:
+) -> int:
     own = [Column(name=name, kind=kind) for name, kind in kinds.items()]
+    written = 0
     with ParquetSink(target, [*own, *columns]) as sink:
-        for rows, new in answered:
+        for rows, new in chunks:
             sink.add([*([row.values.get(name) for row in rows] for name in kinds), *new])
+            written += len(rows)
+    return written

@@ -1,25 +1,17 @@
 """CSV and TSV: strict, everything is text, and what is not ours goes out byte for byte."""
 
 import csv
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
+from typing import BinaryIO, ClassVar, NamedTuple
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.cells import CellWriter
-from batch_runner.tables.formats import (
-    Answer,
-    Cells,
-    Format,
-    WriteReport,
-    ignore,
-    in_chunks,
-    inner_suffix,
-    refuse,
-)
-from batch_runner.tables.table import Table
+from batch_runner.tables.chunks import Answer, Cells, in_chunks
+from batch_runner.tables.formats import Format, WriteReport, ignore, inner_suffix
+from batch_runner.tables.table import TextTable
 from batch_runner.tables.text import LINE_CAP, OLD_MAC_HINT, TextFile, open_alike
 
 
@@ -34,33 +26,18 @@ def suggest_delimiter(header_line: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsvTable(Table):
+class CsvTable(TextTable):
     """Delimited text files with the same header."""
 
     format: ClassVar[Format] = Format.CSV
     header: tuple[str, ...]
     delimiter: str
-    files: tuple[TextFile, ...]
 
     @property
     def shape(self) -> Hashable:
         return self.format, self.header, self.delimiter, self.files[0].encoding
 
-    def among(self, places: Sequence[int]) -> Self:
-        files = tuple(self.files[place] for place in places)
-        return replace(self, paths=tuple(file.path for file in files), files=files)
-
-    def rows(
-        self,
-        *,
-        columns: Collection[str] | None = None,  # noqa: ARG002  every line is parsed whole
-        on_bad: Callable[[BadRecord], None] = refuse,
-    ) -> Iterator[Row]:
-        return (row for row, _record in self._rows_and_records(on_bad))
-
-    def _rows_and_records(
-        self, on_bad: Callable[[BadRecord], None]
-    ) -> Iterator[tuple[Row, "_Record"]]:
+    def records(self, on_bad: Callable[[BadRecord], None]) -> Iterator[tuple[Row, "_Record"]]:
         header, width, index = self.header, len(self.header), 0
         for file in self.files:
             source = str(file.path)
@@ -108,18 +85,13 @@ class CsvTable(Table):
         end_of_line = end or first.line_feed
         owed = b"" if end else end_of_line  # due before the next record, not after the last
         width = len(self.header)
-        written = left_out = 0
-
-        def answered() -> Iterator[tuple[_Record, int, Any]]:
-            nonlocal left_out
-            for row, record in self._rows_and_records(ignore):
-                told = answer(row)
-                if told is None:
-                    left_out += 1
-                else:
-                    yield record, len(record.raw), told
-
-        for records, new in in_chunks(answered(), cells):
+        written = 0
+        answered = (
+            (record, len(record.raw), told)
+            for row, record in self.records(ignore)
+            if (told := answer(row)) is not None
+        )
+        for records, new in in_chunks(answered, cells):
             before = [""] * len(records)  # new cells begin with a delimiter
             lines = writer.lines([before, *writer.texts(new)])
             for record, line in zip(records, lines, strict=True):
@@ -130,7 +102,6 @@ class CsvTable(Table):
             written += len(records)
         return WriteReport(
             rows=written,
-            left_out=left_out,
             formula_cells=writer.formula_cells,
             unencodable_rows=writer.unencodable_rows,
         )

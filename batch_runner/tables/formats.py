@@ -1,14 +1,11 @@
-"""The words of tables: Format, TornLine, UnreadableFile, WriteReport, Answer."""
+"""The words of tables: Format, TornLine, UnreadableFile, WriteReport."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeVar
 
 from batch_runner.errors import InputError
-from batch_runner.records import BadRecord, Row
+from batch_runner.records import BadRecord
 
 
 FORMAT_OF_SUFFIX = {
@@ -71,53 +68,10 @@ class WriteReport:
     """What was written, and what its readers should be told."""
 
     rows: int
-    left_out: int
-    """Rows for which `answer` gave None."""
     formula_cells: int = 0
     """New CSV text cells that a spreadsheet would run: they begin with = + - @ TAB or CR."""
     unencodable_rows: int = 0
     """Rows with characters that the output's encoding lacks; written as backslash escapes."""
-
-
-Answer = Callable[[Row], Any]
-"""What is told of a row, for `Cells`; None leaves the row out."""
-Cells = Callable[[Sequence[Any]], Sequence[Sequence[Any]]]
-"""What is told of some rows as new cells: a list for each new column, in their order."""
-
-
-def by_column(rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    """For rows of which the cells are told."""
-    return [*zip(*rows, strict=True)]
-
-
-def by_row(columns: Sequence[Sequence[Any]], rows: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    """The cells of each of `rows`, of which there may be none."""
-    return zip(*columns, strict=True) if columns else repeat((), len(rows))
-
-
-CHUNK_ROWS = 64
-CHUNK_BYTES = 1 << 20
-"""Cells are made for so many rows together, or for so much of them: by column, in half the time."""
-
-_Carried = TypeVar("_Carried")
-
-
-def in_chunks(
-    answered: Iterable[tuple[_Carried, int, Any]], cells: Cells
-) -> Iterator[tuple[list[_Carried], Sequence[Sequence[Any]]]]:
-    """What goes with some rows, and their new cells. `answered` has its size in bytes between them."""
-    carried: list[_Carried] = []
-    told: list[Any] = []
-    held = 0
-    for one, size, answer in answered:
-        carried.append(one)
-        told.append(answer)
-        held += size
-        if len(told) == CHUNK_ROWS or held >= CHUNK_BYTES:
-            yield carried, cells(told)
-            carried, told, held = [], [], 0
-    if told:
-        yield carried, cells(told)
 
 
 def refuse(bad: BadRecord) -> None:

@@ -1,27 +1,18 @@
 """JSONL: a JSON object a line; new keys are spliced into the line as it was."""
 
 import json
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.cells import json_text
+from batch_runner.tables.chunks import Answer, Cells, by_row, in_chunks
 from batch_runner.tables.converting import check_late_names
-from batch_runner.tables.formats import (
-    Answer,
-    Cells,
-    Format,
-    TornLine,
-    WriteReport,
-    by_row,
-    ignore,
-    in_chunks,
-    refuse,
-)
-from batch_runner.tables.table import Table
+from batch_runner.tables.formats import Format, TornLine, WriteReport, ignore
+from batch_runner.tables.table import TextTable
 from batch_runner.tables.text import TextFile, open_alike
 
 
@@ -30,30 +21,13 @@ _AS_VALUE = "jq -c '{value: .}' in.jsonl > out.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JsonlTable(Table):
+class JsonlTable(TextTable):
     """Files of one JSON object a line."""
 
     format: ClassVar[Format] = Format.JSONL
     header: None = None
-    files: tuple[TextFile, ...]
 
-    @property
-    def shape(self) -> Hashable:
-        return self.format, self.header, self.files[0].encoding
-
-    def among(self, places: Sequence[int]) -> Self:
-        files = tuple(self.files[place] for place in places)
-        return replace(self, paths=tuple(file.path for file in files), files=files)
-
-    def rows(
-        self,
-        *,
-        columns: Collection[str] | None = None,  # noqa: ARG002  every line is parsed whole
-        on_bad: Callable[[BadRecord], None] = refuse,
-    ) -> Iterator[Row]:
-        return (row for row, _raw in self._rows_and_lines(on_bad))
-
-    def _rows_and_lines(self, on_bad: Callable[[BadRecord], None]) -> Iterator[tuple[Row, bytes]]:
+    def records(self, on_bad: Callable[[BadRecord], None]) -> Iterator[tuple[Row, bytes]]:
         index, loads = 0, json.loads
         for file in self.files:
             source, encoding = str(file.path), file.encoding
@@ -91,17 +65,13 @@ class JsonlTable(Table):
         brace = "}".encode(first.encoding)
         target.write(first.mark)
         owed = b""
-        written = left_out = 0
+        written = 0
 
         def answered() -> Iterator[tuple[tuple[bytes, bool], int, Any]]:
-            nonlocal left_out
-            for row, raw in self._rows_and_lines(ignore):
-                told = answer(row)
-                if told is None:
-                    left_out += 1
-                    continue
-                check_late_names(row, taken)
-                yield (raw, bool(row.values)), len(raw), told
+            for row, raw in self.records(ignore):
+                if (told := answer(row)) is not None:
+                    check_late_names(row, taken)
+                    yield (raw, bool(row.values)), len(raw), told
 
         for lines, new in in_chunks(answered(), cells):
             for (raw, has_members), row_cells in zip(lines, by_row(new, lines), strict=True):
@@ -113,7 +83,7 @@ class JsonlTable(Table):
                 target.write(owed + raw[:end] + added.encode(first.encoding) + raw[end:])
                 owed = b"" if raw.endswith(first.line_feed) else first.line_feed
             written += len(lines)
-        return WriteReport(rows=written, left_out=left_out)
+        return WriteReport(rows=written)
 
 
 def open_jsonl(paths: tuple[Path, ...], *, encoding: str) -> JsonlTable:

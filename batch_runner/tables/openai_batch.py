@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, ClassVar
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Row
 from batch_runner.tables.cells import json_text
-from batch_runner.tables.formats import COMPRESSION_SUFFIXES, Format, WriteReport, ignore, refuse
+from batch_runner.tables.formats import COMPRESSION_SUFFIXES, Format, ignore, refuse
 from batch_runner.tables.jsonl import JsonlTable
 from batch_runner.tables.text import open_alike
 
@@ -59,13 +59,11 @@ class OpenAIBatchTable(JsonlTable):
         failures: BinaryIO,
         *,
         answer: Callable[[Row], BatchAnswer | None],
-    ) -> WriteReport:
+    ) -> None:
         """Every answered line stands in `target` or in `failures`, in the order of the input."""
-        written = left_out = 0
         for row in self.rows(on_bad=ignore):
             ending = answer(row)
             if ending is None:
-                left_out += 1
                 continue
             custom_id = row.values["custom_id"]
             line = {
@@ -76,8 +74,6 @@ class OpenAIBatchTable(JsonlTable):
                 "error": ending.error,
             }
             (failures if ending.failed else target).write(json_text(line).encode() + b"\n")
-            written += 1
-        return WriteReport(rows=written, left_out=left_out)
 
 
 def open_openai_batch(paths: tuple[Path, ...], *, encoding: str) -> OpenAIBatchTable:

@@ -19,8 +19,9 @@ from batch_runner.tables.arrow import (
     arrow_type,
     int64_column,
 )
+from batch_runner.tables.chunks import Answer, Cells, in_chunks
 from batch_runner.tables.files import reading
-from batch_runner.tables.formats import Answer, Cells, Format, WriteReport, in_chunks, refuse
+from batch_runner.tables.formats import Format, WriteReport, refuse
 from batch_runner.tables.table import Table
 
 
@@ -76,7 +77,7 @@ class ParquetTable(Table):
         added = [pa.field(column.name, arrow_type(column.kind)) for column in columns]
         schema = pa.schema([*self.schema, *added], metadata=self.schema.metadata)
         codecs = _codecs(self.paths[0], [column.name for column in columns])
-        written = total = 0
+        written = 0
         with pq.ParquetWriter(target, schema, compression=codecs) as writer:
             for rows, batch in self._rows_in_batches():
                 for kept, gathered in _answered(rows, answer, cells, columns):
@@ -84,8 +85,7 @@ class ParquetTable(Table):
                     arrays = [*own.columns, *gathered]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
                     written += len(kept)
-                total += batch.num_rows
-        return WriteReport(rows=written, left_out=total - written)
+        return WriteReport(rows=written)
 
     def _rows_in_batches(self) -> Iterator[tuple[Iterator[Row], Any]]:
         """Row groups, in parts where one is large. Cells become Python objects when looked at."""

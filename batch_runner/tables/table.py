@@ -8,17 +8,10 @@ from typing import BinaryIO, ClassVar, Self
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
+from batch_runner.tables.chunks import Answer, Cells
 from batch_runner.tables.converting import convert
-from batch_runner.tables.formats import (
-    Answer,
-    Cells,
-    Format,
-    UnreadableFile,
-    WriteReport,
-    by_column,
-    ignore,
-    refuse,
-)
+from batch_runner.tables.formats import Format, UnreadableFile, WriteReport, ignore, refuse
+from batch_runner.tables.text import TextFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +85,7 @@ class Table(ABC):
         format: Format,  # noqa: A002  the word that users know
         columns: Sequence[Column],
         answer: Answer,
-        cells: Cells = by_column,
+        cells: Cells,
         escape_formulas: bool = False,
         delimiter: str | None = None,
     ) -> WriteReport:
@@ -102,7 +95,7 @@ class Table(ABC):
         `delimiter` is for CSV: None keeps the input's, and is a comma after a conversion.
         Neither compresses nor syncs `target`. Reads a JSONL input twice if it is converted.
         """
-        check_new_columns(columns, self.header or (), str(self.paths[0]))
+        _check_new_columns(columns, self.header or (), str(self.paths[0]))
         if format is self.format and self.delimited_by(delimiter):
             return self.copy_rows(
                 target,
@@ -128,7 +121,34 @@ class Table(ABC):
         return delimiter is None
 
 
-def check_new_columns(columns: Sequence[Column], names: Collection[str], place: str) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextTable(Table):
+    """Files of text in one encoding."""
+
+    files: tuple[TextFile, ...]
+
+    @property
+    def shape(self) -> Hashable:
+        return self.format, self.header, self.files[0].encoding
+
+    def among(self, places: Sequence[int]) -> Self:
+        files = tuple(self.files[place] for place in places)
+        return replace(self, paths=tuple(file.path for file in files), files=files)
+
+    def rows(
+        self,
+        *,
+        columns: Collection[str] | None = None,  # noqa: ARG002  every record is parsed whole
+        on_bad: Callable[[BadRecord], None] = refuse,
+    ) -> Iterator[Row]:
+        return (row for row, _record in self.records(on_bad))
+
+    @abstractmethod
+    def records(self, on_bad: Callable[[BadRecord], None]) -> Iterator[tuple[Row, object]]:
+        """Every row, and the text that it was read from."""
+
+
+def _check_new_columns(columns: Sequence[Column], names: Collection[str], place: str) -> None:
     """Raise an InputError if the input has a column of the same name."""
     taken = [column.name for column in columns if column.name in names]
     if taken:

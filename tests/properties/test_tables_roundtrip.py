@@ -42,9 +42,13 @@ def table_of(content, suffix, folder, **options):
     return open_table([path], **options)
 
 
+def by_column(rows):
+    return [*zip(*rows, strict=True)]
+
+
 def written(table, columns, answer):
     target = io.BytesIO()
-    table.write_back(target, format=table.format, columns=columns, answer=answer)
+    table.write_back(target, format=table.format, columns=columns, answer=answer, cells=by_column)
     return target.getvalue()
 
 

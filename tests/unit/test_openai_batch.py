@@ -78,10 +78,7 @@ def test_answers_and_failures_stand_in_files_of_their_own_in_the_order_of_the_in
         "d": BatchAnswer(response={"status_code": 200, "body": {"é": 1}}, error=None, failed=False),
     }
     good, failed = io.BytesIO(), io.BytesIO()
-    report = requests.write_answers(
-        good, failed, answer=lambda row: endings[row.values["custom_id"]]
-    )
-    assert (report.rows, report.left_out) == (3, 1)
+    requests.write_answers(good, failed, answer=lambda row: endings[row.values["custom_id"]])
     lines = [json.loads(one) for one in good.getvalue().splitlines()]
     assert [one["custom_id"] for one in lines] == ["a", "d"]
     assert [*lines[0]] == ["id", "custom_id", "response", "error"]

@@ -149,7 +149,7 @@ from batch_runner.tables import open_table
 t = open_table([{path!r}])
 n = sum(1 for _ in t.rows())
 new = [Column(name="o" + k, kind=k) for k in K]
-t.write_back(io.BytesIO(), format=t.format, columns=new, answer=lambda r: [None] * len(new))
+t.write_back(io.BytesIO(), format=t.format, columns=new, answer=lambda r: r, cells=lambda rows: [[None] * len(rows) for _ in new])
 """
 
 

@@ -13,7 +13,7 @@ from batch_runner.records import Column, ColumnKind
 from batch_runner.tables import Format, WriteReport, open_table
 from batch_runner.tables import arrow as tables_arrow
 from batch_runner.tables import parquet as tables_parquet
-from batch_runner.tables.formats import CHUNK_ROWS
+from batch_runner.tables.chunks import CHUNK_ROWS
 
 
 MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
@@ -53,16 +53,22 @@ def rich(tmp_path):
     return path
 
 
+def by_column(rows):
+    return [*zip(*rows, strict=True)]
+
+
 def written(table, format_=Format.PARQUET, answer=lambda _row: CELLS, columns=NEW):
     target = io.BytesIO()
-    report = table.write_back(target, format=format_, columns=columns, answer=answer)
+    report = table.write_back(
+        target, format=format_, columns=columns, answer=answer, cells=by_column
+    )
     target.seek(0)
     return target, report
 
 
 def test_schema_values_metadata_groups_and_compression_are_kept(rich):
     target, report = written(open_table([rich]))
-    assert report == WriteReport(rows=5, left_out=0)
+    assert report == WriteReport(rows=5)
     before, after = pq.ParquetFile(rich), pq.ParquetFile(target)
     count = len(before.schema_arrow)
     kept = after.read().select(range(count))
@@ -95,7 +101,7 @@ def test_null_cells_are_null_and_rows_left_out_are_gone(rich):
         open_table([rich]),
         answer=lambda row: None if row.index in (1, 3, 4) else (None,) * len(NEW),
     )
-    assert report == WriteReport(rows=2, left_out=3)
+    assert report == WriteReport(rows=2)
     rows = pq.read_table(target)
     assert rows["id"].to_pylist() == [0, 2]
     assert all(rows[c.name].null_count == 2 for c in NEW)
