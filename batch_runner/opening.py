@@ -4,8 +4,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from batch_runner.amounts import many
@@ -13,8 +13,9 @@ from batch_runner.attachments import read_attachment
 from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
-from batch_runner.errors import InputError, JobError
-from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
+from batch_runner.errors import JobError
+from batch_runner.input_files import may_be_several, open_input, plan_of_readable
+from batch_runner.job import JobSpec
 from batch_runner.journal import (
     Holder,
     LockPolicy,
@@ -27,7 +28,6 @@ from batch_runner.keeping import keep_changed_rows
 from batch_runner.output_place import check_output, locked_place
 from batch_runner.plan import (
     Dedupe,
-    Plan,
     Wanted,
     Watch,
     check_dedupe,
@@ -39,24 +39,11 @@ from batch_runner.prompt import PromptBuilder
 from batch_runner.run_place import last_prices
 from batch_runner.shortcut import known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
-from batch_runner.tables import (
-    Format,
-    Table,
-    expand,
-    none_readable,
-    open_table,
-    suggest_delimiter,
-)
+from batch_runner.tables import Table, suggest_delimiter
 from batch_runner.work import Work
 
 
 log = logging.getLogger("batch_runner")
-
-_ONE_OF_MANY = (
-    "the files of an input are one table: each needs the same header, also without a row; "
-    "mend this one, or leave it out"
-)
-_OR_SKIP = 'on_bad_row = "skip" under [input] leaves such a file out'
 
 
 @contextmanager
@@ -81,7 +68,7 @@ def open_work(
     input_identity = identity_of(table.paths)
     check_output(job, table)
     builder = _open_builder(job, table)
-    columns = output_columns(job, many_files=len(table.named_paths) > 1 or _is_glob(job))
+    columns = output_columns(job, many_files=may_be_several(job))
     schema = _answer_schema(job)
     directory = RunDirectory(job.run_path)
     with ExitStack() as stack:
@@ -107,7 +94,7 @@ def open_work(
             planned = partial(make_plan, new_columns=columns.columns, dedupe=shared, watch=watch)
             made = partial(planned, job, builder=builder, index=found.index, wanted=wanted)
             named = dict(zip(table.paths, input_identity, strict=True))
-            table, plan = _plan_of_readable(
+            table, plan = plan_of_readable(
                 job, table, made, columns=builder.columns, is_watched=watch is not None
             )
             if len(table.paths) < len(named):
@@ -166,78 +153,10 @@ def _check_names(place: str, paths: Iterable[str]) -> None:
             ) from None
 
 
-def open_input(job: JobSpec) -> Table:
-    declared = job.input.format
-    opened = partial(
-        open_table,
-        expand(job.input.path, place=job.place("input.path")),
-        format=None if declared is InputFormat.AUTO else Format(declared),
-        encoding=job.input.encoding,
-        delimiter=job.input.delimiter,
-    )
-    if _leaves_out(job):
-        return opened(leaves_out=True)
-    try:
-        return opened()
-    except InputError as error:
-        if not (len(job.input.path) > 1 or _is_glob(job)):
-            raise
-        hint = error.hint or _ONE_OF_MANY
-        with suppress(InputError):
-            hint += f"; {_OR_SKIP}" * bool(opened(leaves_out=True).left_out)
-        raise InputError(str(error), hint=hint) from error
-
-
-def _leaves_out(job: JobSpec) -> bool:
-    """Of several files those that cannot be read, as of one the records."""
-    return job.input.on_bad_row is BadRowPolicy.SKIP
-
-
-def _plan_of_readable(
-    job: JobSpec,
-    table: Table,
-    made: Callable[..., Plan],
-    *,
-    columns: Collection[str] | None,
-    is_watched: bool,
-) -> tuple[Table, Plan]:
-    """The plan, and the table it was made of: without the files of several that break off.
-
-    That shows on the way, and then the plan is made anew. One that is watched is made once.
-    """
-    if is_watched and _leaves_out(job) and len(table.paths) > 1:
-        table = _without_unreadable(table, columns)
-    try:
-        return table, made(table=table)
-    except InputError as error:
-        if len(table.paths) == 1 or is_watched:
-            raise
-        if _leaves_out(job):
-            kept = _without_unreadable(table, columns)
-            if kept is table:
-                raise
-            return kept, made(table=kept)
-        if _OR_SKIP not in error.hint and any(table.unreadable(columns)):
-            hint = f"{error.hint}; {_OR_SKIP}" if error.hint else _OR_SKIP
-            raise InputError(str(error), hint=hint) from error
-        raise
-
-
-def _without_unreadable(table: Table, columns: Collection[str] | None) -> Table:
-    unreadable = [*table.unreadable(columns)]
-    if len(unreadable) == len(table.paths):
-        raise none_readable(len(table.named_paths), InputError(unreadable[0].reason))
-    return table.without(unreadable) if unreadable else table
-
-
 def _delimiter_hint(header: Sequence[str]) -> str:
     """A header of one column is more often split at another character than meant so."""
     likely = suggest_delimiter(header[0]) if len(header) == 1 else None
     return f"is input.delimiter = {json.dumps(likely)} meant?" if likely else ""
-
-
-def _is_glob(job: JobSpec) -> bool:
-    return any(mark in path for path in job.input.path for mark in "*?[")
 
 
 def _answer_schema(job: JobSpec) -> AnswerSchema | None:
