@@ -68,7 +68,7 @@ def render_report(
         tokens=token_view(summary.bill),
         over_time=_over_time(axis, summary, findings) if findings.timeline.bins else None,
         latency=_latency(findings),
-        errors=_errors(summary, findings, rows, asked),
+        errors=_errors(summary, findings, rows),
         groups=_groups(findings, rows, summary),
         limit_changes=limit_view(summary),
         settings=setting_view(work, summary, findings),
@@ -274,15 +274,22 @@ class _Rows:
 
     def __init__(self, asked: Asked, *, redact: bool) -> None:
         self._asked = asked
-        self.redact = redact
+        self._redact = redact
 
     def name(self, sample: Sample) -> str:
-        if sample.label is not None and not self.redact:
+        if sample.label is not None and not self._redact:
             return sample.label
         return self._asked.places.get(sample.key, f"row {sample.row + 1:,}")
 
     def message(self, sample: Sample) -> str | None:
-        return None if self.redact else sample.message
+        return None if self._redact else sample.message
+
+    def example(self, code: str, sample: Sample | None) -> tuple[str, str | None]:
+        """Place and message of a row that ended so, sent or not."""
+        if sample is not None:
+            return self.name(sample), self.message(sample)
+        place, message = self._asked.unsendable.get(code, ("", None))
+        return place, None if self._redact else message
 
     def view(self, sample: Sample) -> Mapping[str, Any]:
         text = sample.text
@@ -299,30 +306,25 @@ class _Rows:
             "status": str(sample.status),
             "code": sample.code or "",
             "facts": facts,
-            "glimpse": "" if self.redact else one_line(text, 160) or (self.message(sample) or ""),
+            "glimpse": "" if self._redact else one_line(text, 160) or (self.message(sample) or ""),
             "message": self.message(sample),
-            "asked": None if self.redact else self._asked.texts.get(sample.key),
-            "text": None if self.redact else text,
+            "asked": None if self._redact else self._asked.texts.get(sample.key),
+            "text": None if self._redact else text,
             "cut": f"{left:,}" if (left := sample.characters_left_out) else "",
         }
 
 
-def _errors(
-    summary: RunSummary, findings: Findings, rows: _Rows, asked: Asked
-) -> Mapping[str, Any]:
+def _errors(summary: RunSummary, findings: Findings, rows: _Rows) -> Mapping[str, Any]:
     lines = []
     for code, n in summary.wanting.most_common(MOST_CODES):
         way_out = remedy(code, summary.invocation)
-        sample = findings.examples.get(code)
-        place, message = asked.unsendable.get(code, ("", None))
-        if sample is not None:
-            place, message = rows.name(sample), rows.message(sample)
+        place, message = rows.example(code, findings.examples.get(code))
         lines.append(
             {
                 "code": one_line(code, 60),
                 "rows": f"{n:,}",
                 "share": f"{100 * n / (summary.rows or 1):.2f}",
-                "example": None if rows.redact else message,
+                "example": message,
                 "place": place,
                 "words": way_out.words,
                 "command": one_line(way_out.command, 300),
