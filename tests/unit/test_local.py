@@ -1,4 +1,5 @@
 import contextlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -103,10 +104,12 @@ def test_a_server_that_dies_is_reported_with_its_first_complaint(monkeypatch, tm
         sys.exit("0.06.104.591 E srv         start: couldn't bind\\n0.06.104.7 E srv init: exiting")
         """,
     )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     with pytest.raises(
-        UsageError, match=r"port 8080 did not start: couldn't bind\nhint: "
+        UsageError, match=rf"port {port} did not start: couldn't bind\nhint: "
     ) as caught:
-        LocalEndpoint(port=8080)
+        LocalEndpoint(port=port)
     assert "another port" in caught.value.hint
 
 
