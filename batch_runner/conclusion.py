@@ -6,17 +6,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from batch_runner.amounts import many
 from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
 from batch_runner.emptied import keep_emptied
 from batch_runner.errors import BatchRunnerError, ExitCode, InputError, StorageError
-from batch_runner.export import Exported, export
+from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
-from batch_runner.job import FormulaPolicy
 from batch_runner.journal import RunDirectory, replay
 from batch_runner.outset import endings_of, read_outset
 from batch_runner.records import RowStatus
@@ -155,11 +153,7 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
     summary.damaged_records = max(summary.damaged_records, exported.damaged)
     summary.output = str(work.job.output_path)
     summary.price_source = _price_source(summary.bill, work)
-    if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
-        summary.warnings.append(
-            f"{many(exported.formula_cells, 'cell')} may be taken for a spreadsheet formula; "
-            'csv_formulas = "escape" under [output] defuses such cells'
-        )
+    summary.warnings += notes_on(exported, work)
     if summary.exit_code is ExitCode.DONE:
         statuses = exported.statuses
         if options.fail_on.only_new:

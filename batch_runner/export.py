@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batch_runner import stored
+from batch_runner.amounts import many
 from batch_runner.atomic import publish
 from batch_runner.batch_answers import is_batch, write_answers
 from batch_runner.columns import Ending
@@ -31,6 +32,7 @@ class Exported:
     reused: int = 0
     """Answered rows that an earlier run had finished."""
     formula_cells: int = 0
+    unencodable_rows: int = 0
     input_changed: bool = False
     """Somebody wrote to the input since the plan was made: its rows may be others."""
     damaged: int = 0
@@ -83,7 +85,23 @@ def export(
             delimiter="\t" if path.suffix == ".tsv" else None,
         )
     exported.formula_cells = report.formula_cells
+    exported.unencodable_rows = report.unencodable_rows
     return exported
+
+
+def notes_on(exported: Exported, work: Work) -> Iterator[str]:
+    """What readers of the output should know of its cells."""
+    if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
+        yield (
+            f"{many(exported.formula_cells, 'cell')} may be taken for a spreadsheet formula; "
+            'csv_formulas = "escape" under [output] defuses such cells'
+        )
+    if exported.unencodable_rows:
+        yield (
+            f"{many(exported.unencodable_rows, 'answer')} with characters that "
+            f"{work.job.input.encoding} cannot hold: written as escapes such as \\u2019; "
+            "an output that ends in .jsonl keeps them"
+        )
 
 
 def endings(work: Work) -> Iterator[tuple[Row, Ending]]:

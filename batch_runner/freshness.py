@@ -42,6 +42,7 @@ def remember_export(work: Work, exported: Exported) -> None:
         "codes": dict(exported.codes),
         "examples": exported.examples.told,
         "formula_cells": exported.formula_cells,
+        "unencodable_rows": exported.unencodable_rows,
     }
     # The fingerprint stays: with --on-change keep, the journal is not yet used with this prompt.
     write_manifest(path, replace(found or now, extra={**now.extra, _MARK: mark}))
@@ -66,6 +67,7 @@ def fresh_export(work: Work) -> Exported | None:
         examples=Examples(mark.get("examples")),
         reused=sum(statuses[status] for status in ANSWERED),
         formula_cells=mark["formula_cells"],
+        unencodable_rows=mark.get("unencodable_rows", 0),
     )
 
 

@@ -25,6 +25,7 @@ def export(arguments: argparse.Namespace) -> int:
     """`export`, and `reparse`, which looks harder for the answers."""
     from batch_runner.batch_answers import is_batch
     from batch_runner.export import export as write_output
+    from batch_runner.export import notes_on
     from batch_runner.opening import open_work
     from batch_runner.output_place import BATCH_REPLY, check_other_target, check_target
     from batch_runner.work import claim_output
@@ -54,6 +55,8 @@ def export(arguments: argparse.Namespace) -> int:
             if path == job.output_path and not arguments.partial:
                 _check_nothing_vanishes(work)
             exported = write_output(work, path, partial=arguments.partial)
+        for note in notes_on(exported, work):
+            log.warning("note: %s", note, extra={"event": "note"})
     counts = {str(status): n for status, n in exported.statuses.items()}
     log.info("%s: %s", path, ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no rows")
     if arguments.json:

@@ -116,6 +116,18 @@ def test_a_latin_1_byte_is_named_before_any_call(run, fault_server):
     assert prompts(fault_server) == ["fine", "héllo"]
 
 
+def test_an_answer_that_the_encoding_of_the_output_cannot_hold_is_told_each_time(run):
+    (run.folder / "in.csv").write_bytes(b"body\nh\xe9llo\n")
+    flags = ("--set", "input.encoding=latin-1", "--set", 'output.columns=["output"]')
+
+    for _ in range(2):  # sent, and left as it is
+        told = run("in.csv", *flags, prompt="{{ body }} [[fault:surrogate]]")
+        assert told.code == 0
+        assert "1 answer with characters that latin-1 cannot hold" in told.err
+
+    assert b"\\ud800 alone" in (run.folder / "out.csv").read_bytes()
+
+
 # 4. Rows of the wrong length, and no rows
 
 
