@@ -84,9 +84,10 @@ def plain_text(value: Any) -> str:
 
 def _number_text(value: float) -> str:
     shortest = repr(value)
-    if "e-" in shortest and value > 1e-15:  # 0.000012, not 1.2e-05
-        digits, _, zeros = shortest.partition("e-")
-        return f"0.{'0' * (int(zeros) - 1)}{digits.replace('.', '')}"
+    if "e-" in shortest and abs(value) > 1e-15:  # 0.000012, not 1.2e-05
+        digits, _, zeros = shortest.removeprefix("-").partition("e-")
+        sign = "-" if value < 0 else ""
+        return f"{sign}0.{'0' * (int(zeros) - 1)}{digits.replace('.', '')}"
     return shortest
 
 

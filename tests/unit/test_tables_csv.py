@@ -1,6 +1,7 @@
 """CSV: everything is text, and what is not ours goes out byte for byte."""
 
 import io
+import json
 
 import pytest
 
@@ -289,6 +290,26 @@ def test_new_cells_are_quoted_typed_and_formulas_counted(opened):
         assert second == b"2," + sign + b"-,-7,-3,-1.5,false,2026-01-02T03:04:05Z,"
         assert third == b"3,,,,,,,"
         assert report.formula_cells == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1.2e-05, b"0.000012"),
+        (-1.2e-05, b"-0.000012"),
+        (-1e-07, b"-0.0000001"),
+        (-1e-300, b"-1e-300"),
+    ],
+)
+def test_small_numbers_are_written_in_full_on_either_side_of_zero(tmp_path, number, text):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"own": number}) + "\n")
+    column = Column(name="new", kind=ColumnKind.NUMBER)
+    target = io.BytesIO()
+    open_table([path]).write_back(
+        target, format=Format.CSV, columns=[column], answer=lambda _: (number,), cells=by_column
+    )
+    assert target.getvalue() == b"own,new\n" + text + b"," + text + b"\n"
 
 
 def test_a_column_that_is_there_already_is_refused(opened):
