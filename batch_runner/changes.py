@@ -8,6 +8,7 @@ from functools import cache
 
 from batch_runner.amounts import many
 from batch_runner.errors import ChangedRowsError
+from batch_runner.grown import is_same_or_grown
 from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
@@ -16,7 +17,7 @@ from batch_runner.plan import UNSENDABLE, Plan, Wanted
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore
-from batch_runner.work import SEEN_BY, Work
+from batch_runner.work import DIGESTS, SEEN_BY, Work
 
 
 MOST_CHANGED_SHARE = 0.2
@@ -84,11 +85,14 @@ def changes_to_send(work: Work, plan: Plan) -> Changes:
 
 
 def are_of_the_last_input(work: Work, changes: Changes) -> bool:
-    """The positions of these answers are all those of one input, the last that a run saw.
+    """The positions of these answers are those of now: of the last input that a run saw, at most grown.
 
-    The manifest knows that one alone: a row that was put in, and sent, moves all behind it.
+    The manifest knows that one alone: a row that is put in moves all behind it, sent or not.
     """
-    seen_by = None if work.before is None else work.before.input.get(SEEN_BY)
+    seen = {} if work.before is None else work.before.input
+    if not is_same_or_grown(seen.get("files", ()), seen.get(DIGESTS, ()), work.input_identity):
+        return False
+    seen_by = seen.get(SEEN_BY)
     if seen_by is None and len(work.replay.runs) == 1:  # of an earlier batch_runner
         return True
     entries = map(work.replay.index.entry, changes.rows.values())

@@ -69,8 +69,8 @@ def _check_positions(work: Work, kept: Changes) -> None:
     """Raise ChangedRowsError where a row would keep the answer of another one."""
     if kept.rows and not are_of_the_last_input(work, kept):
         raise ChangedRowsError(
-            f"{work.job.origin}: the input has changed between the runs that answered its rows, and without "
-            "input.key no row can be told from another: --on-change keep could show another row's answer",
+            f"{work.job.origin}: the input has changed since its first rows were answered, and without input.key "
+            "no row can be told from another: --on-change keep could show another row's answer",
             hint="undo the change of the prompt, or --on-change rerun sends the rows; "
             "with input.key, later changes can be kept",
         )

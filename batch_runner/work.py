@@ -9,6 +9,7 @@ from batch_runner.bill import Biller
 from batch_runner.columns import OutputColumns
 from batch_runner.disk import identity_of
 from batch_runner.fingerprint import fingerprint
+from batch_runner.grown import digests_of
 from batch_runner.job import COMMAND_LINE, JobSpec
 from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
 from batch_runner.kept import KeptRows, write_kept
@@ -25,6 +26,8 @@ from batch_runner.tables import Table
 
 SEEN_BY = "runs"
 """The name under which the manifest remembers the runs whose positions are those of its input."""
+DIGESTS = "digests"
+"""The name under which it remembers what stood in the files, where nothing else names their rows."""
 KEPT = "kept"
 """The name under which the manifest remembers `Work.kept`."""
 
@@ -97,14 +100,17 @@ def remember_job(work: Work) -> None:
         work.kept_rows_are_new = False
     path = directory.manifest
     found, new = read_manifest(path), manifest_of(work)
+    seen = dict(new.input)
     if isinstance(found, Manifest):
         # A run that sends nothing has not used the journal with this prompt.
         used = new.fingerprint if work.plan.to_send else found.fingerprint
-        seen = dict(new.input)
         if found.input.get("files") == work.input_identity:
+            seen = {**found.input, **seen}
             seen[SEEN_BY] = [*found.input.get(SEEN_BY, ()), work.run_id]
-        new = replace(new, fingerprint=used, input=seen, extra={**found.extra, **new.extra})
-    write_manifest(path, new)
+        new = replace(new, fingerprint=used, extra={**found.extra, **new.extra})
+    if not work.builder.label_columns and DIGESTS not in seen:
+        seen[DIGESTS] = digests_of(work.input_identity)
+    write_manifest(path, replace(new, input=seen))
 
 
 def manifest_of(work: Work) -> Manifest:

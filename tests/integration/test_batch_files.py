@@ -406,6 +406,21 @@ def test_keeping_answers_trusts_no_positions_of_an_input_before_the_last(
     assert calls(fault_server) == 3
 
 
+@pytest.mark.parametrize("content", [NEW_ROW_ABOVE, "id,body\ny,two\nx,one\n", "id,body\ny,two\n"])
+def test_keeping_answers_trusts_no_positions_once_rows_have_moved(
+    main_cli, answered, fault_server, content
+):
+    """Prompt and input change in one night: no run has seen the rows where they stand now."""
+    before = (answered / "direct.csv").read_bytes()
+    (answered / "in.csv").write_text(content)
+    change_schema(answered, type="string", maxLength=999)
+    ran = main_cli("run", "job.toml", "--on-change", "keep")
+    assert ran.code == 2, "y stands where x was answered, or x where y was"
+    assert "without input.key no row can be told from another" in ran.err
+    assert (answered / "direct.csv").read_bytes() == before
+    assert calls(fault_server) == 2
+
+
 def test_the_plan_of_the_last_run_tells_rows_without_a_key_apart(main_cli, answered, fault_server):
     """As on most nights: the input is older than two seconds, so that the plan is left behind."""
     (answered / "in.csv").write_text(NEW_ROW_ABOVE)

@@ -30,7 +30,7 @@ CORE = {
 
 EDGE = {
     "atomic", "attachments", "client", "disk", "endpoint_count", "exchange", "expectation",
-    "faultserver", "jobfile", "journal", "judging", "limiter", "local", "logs", "notify",
+    "faultserver", "grown", "jobfile", "journal", "judging", "limiter", "local", "logs", "notify",
     "open_files", "progress", "signals", "tables", "tokens", "transport",
 }  # fmt: skip
 """One kind of I/O each."""
