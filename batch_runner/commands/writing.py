@@ -40,7 +40,8 @@ def export(arguments: argparse.Namespace) -> int:
             batch = is_batch(work.table, path)
             check_other_target(path, work.table, job, BATCH_REPLY if batch else names)
         if note := other_model(work):
-            log.warning("note: %s", note, extra={"event": "note"})
+            work.warnings.append(note)
+        _tell(work)
         if path == job.output_path:
             check_journal_is_there(job, work.replay.index, about_to=TO_LOSE)
             check_records_are_readable(work)
@@ -62,6 +63,12 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"output": str(path), "statuses": counts})
     return ExitCode.DONE
+
+
+def _tell(work: Work) -> None:
+    """What the file that is about to be written lacks, above all: it looks whole."""
+    for note in work.warnings:
+        log.warning("note: %s", note, extra={"event": "note"})
 
 
 def _check_nothing_vanishes(work: Work) -> None:
@@ -95,6 +102,7 @@ def convert(arguments: argparse.Namespace) -> int:
         if jobs:
             arguments.output = None
         with described_job(arguments) as job, open_work(job) as work:
+            _tell(work)
             names = [column.name for column in work.columns.columns] if files else BATCH_REQUEST
             check_other_target(path, work.table, job, names)
             written = join_answers(work, files, path) if files else write_requests(work, path)

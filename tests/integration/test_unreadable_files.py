@@ -129,6 +129,19 @@ def test_the_rows_of_a_file_that_broke_are_back_without_a_call_once_it_is_mended
     assert night.meta()["bad_files"] == []
 
 
+@pytest.mark.parametrize(
+    ("command", "target"), [("export", "out.csv"), ("reparse", "o.csv"), ("convert", "o.jsonl")]
+)
+def test_whoever_writes_a_file_without_those_rows_says_so(night, command, target):
+    night.add("a.csv", csv_of(1))
+    broken = night.add("b.csv", csv_of(2))
+    night(*SKIP)
+    broken.write_bytes(b"id,body\n2,h\xe9llo\n")
+    night.output = night.cli.folder / target
+    told = night(*SKIP, command=command)
+    assert "1 file of 2 could not be read and was left out" in told.err
+
+
 def test_the_header_that_most_files_have_is_the_right_one(night):
     night.add("a.csv", "name;note\nx;y\n")
     for number, name in enumerate(["b.csv", "c.csv", "d.csv"]):
