@@ -8,7 +8,7 @@ from batch_runner.errors import InputError
 from batch_runner.records import Column, ColumnKind, Row
 from batch_runner.tables.arrow import ParquetSink
 from batch_runner.tables.cells import CellWriter, json_text, plain_text
-from batch_runner.tables.chunks import Answer, Cells, by_row, in_chunks
+from batch_runner.tables.chunks import Answer, Cells, by_row, in_chunks, size_of
 from batch_runner.tables.formats import Format, WriteReport
 
 
@@ -65,7 +65,7 @@ def _answered(
         told = answer(row)
         if told is not None:
             check_late_names(row, names)
-            yield row, sum(len(v) for v in row.values.values() if isinstance(v, str)), told
+            yield row, size_of(row.values), told
 
 
 def check_late_names(row: Row, new: set[str]) -> None:

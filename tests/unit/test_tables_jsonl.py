@@ -3,11 +3,14 @@
 import io
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, ColumnKind
 from batch_runner.tables import Format, TornLine, WriteReport, open_table
+from batch_runner.tables import arrow as tables_arrow
+from batch_runner.tables import chunks as tables_chunks
 from batch_runner.tables import text as tables_text
 
 
@@ -165,3 +168,24 @@ def test_files_are_joined_with_an_end_of_line_between_them(opened):
     assert written(table)[0] == (
         b'\xef\xbb\xbf{"a":1,"out":"r0"}\n{"a":2,"out":"r1"}\n{"a":3,"out":"r2"}\n'
     )
+
+
+@pytest.mark.parametrize("format_", [Format.CSV, Format.PARQUET])
+def test_rows_that_are_large_within_do_not_gather_in_memory(opened, monkeypatch, format_):
+    monkeypatch.setattr(tables_chunks, "CHUNK_BYTES", 3_000)
+    monkeypatch.setattr(tables_arrow, "BATCH_BYTES", 3_000)
+    lines = [json.dumps({"deep": {"in": [["x" * 1_000]]}}).encode() for _ in range(20)]
+    together, target = [], io.BytesIO()
+
+    def cells(told):
+        together.append(len(told))
+        return by_column(told)
+
+    opened(b"\n".join(lines)).write_back(
+        target, format=format_, columns=[OUT], answer=lambda _: ("a",), cells=cells
+    )
+    assert max(together) == 3
+    if format_ is Format.PARQUET:
+        file = pq.ParquetFile(target)
+        groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+        assert max(groups) == 3
