@@ -38,6 +38,7 @@ from batch_runner.tables import (
     read_batch_lines,
     request_line,
 )
+from batch_runner.tables.chunks import size_of
 from batch_runner.tables.converting import convert
 from batch_runner.work import Work
 
@@ -190,6 +191,7 @@ def _ending(result: RowResult, biller: Biller, schema: AnswerSchema | None, sour
         cost=biller.cost(told),
         source=source,
         answer=schema.value(result.ending.text) if schema is not None else None,
+        size=size_of(told),
     )
 
 

@@ -33,6 +33,8 @@ class Ending:
     source: str = ""
     answer: Any = None
     """The parsed JSON answer, for JSON columns."""
+    size: int = 0
+    """About how many bytes `told` takes: some replies hold images."""
 
 
 class _Rows:

@@ -150,6 +150,7 @@ def _ending(
         cost=work.biller.cost(told),
         source=row.source,
         answer=work.schema.value(text) if work.schema is not None else None,
+        size=entry.length,
     )
 
 

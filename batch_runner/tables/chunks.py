@@ -8,7 +8,7 @@ from batch_runner.records import Row
 
 
 Answer = Callable[[Row], Any]
-"""What is told of a row, for `Cells`; None leaves the row out."""
+"""What is told of a row, for `Cells`; None leaves the row out. Its `size` counts if it has one."""
 Cells = Callable[[Sequence[Any]], Sequence[Sequence[Any]]]
 """What is told of some rows as new cells: a list for each new column, in their order."""
 
@@ -41,7 +41,7 @@ def in_chunks(
     for one, size, answer in answered:
         carried.append(one)
         told.append(answer)
-        held += size
+        held += size + getattr(answer, "size", 0)
         if len(told) == CHUNK_ROWS or held >= CHUNK_BYTES:
             yield carried, cells(told)
             carried, told, held = [], [], 0

@@ -9,6 +9,8 @@ import time
 import pytest
 from openai.types.responses import Response
 
+from batch_runner import columns
+
 
 AS_BATCH = ("--set", "input.format=openai-batch")
 
@@ -331,8 +333,8 @@ def answered(main_cli, fault_server):
     (folder / "in.csv").write_text("id,body\nx,one\ny,two\n")
     (folder / "s.json").write_text(json.dumps(SCHEMA))
     text = JOB.format(url=fault_server.url).replace('key = "id"\n', "")
-    columns = '[json]\nschema_file = "s.json"\ncolumns = { "/category" = "category" }\n'
-    (folder / "job.toml").write_text(text + columns)
+    json_part = '[json]\nschema_file = "s.json"\ncolumns = { "/category" = "category" }\n'
+    (folder / "job.toml").write_text(text + json_part)
     assert main_cli("run", "job.toml").code == 0
     assert calls(fault_server) == 2
     return folder
@@ -435,3 +437,31 @@ def test_the_plan_of_the_last_run_tells_rows_without_a_key_apart(main_cli, answe
         for row in rows:
             assert f"Sum: {row['body']}" in row["category"]
     assert calls(fault_server) == 3
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """How many rows were made together, each time, where 100 bytes are much."""
+    monkeypatch.setattr("batch_runner.tables.chunks.CHUNK_BYTES", 100)
+    together = []
+
+    class Rows(columns._Rows):
+        def __init__(self, endings):
+            together.append(len(endings))
+            super().__init__(endings)
+
+    monkeypatch.setattr(columns, "_Rows", Rows)
+    return together
+
+
+def test_rows_with_large_replies_are_not_gathered(main_cli, answered, gathered):
+    """Images come in replies: 64 of them at a time would take a gigabyte."""
+    assert main_cli("export", "job.toml", "-o", "other.jsonl").code == 0
+    assert gathered == [1, 1]
+
+
+def test_nor_are_those_of_a_batch(run, main_cli, gathered):
+    write_lines(run.folder / "in.jsonl", [request("a"), request("b")])
+    assert run().code == 0
+    assert main_cli("convert", "out.jsonl", "-o", "t.csv").code == 0
+    assert gathered == [1, 1]
