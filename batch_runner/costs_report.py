@@ -147,7 +147,9 @@ def _money(report: CostReport) -> Iterator[dict[str, str]]:
 
 def shared(total: Decimal, parts: Sequence[Decimal], unit: Decimal) -> Iterator[Decimal]:
     """The total, a multiple of `unit`, in multiples of it by the size of the parts."""
-    whole = sum(parts, _NOTHING) or Decimal(1)
+    if not any(parts):  # what rounding has left is shared all the same
+        parts = [Decimal(1)] * len(parts)
+    whole = sum(parts, _NOTHING)
     reached = given = _NOTHING
     for part in parts:
         reached += part

@@ -9,6 +9,7 @@ from batch_runner.bill import Bill
 from batch_runner.costs import Alternative, By, CostReport, Group
 from batch_runner.costs_report import _money, cost_csv, cost_frame, cost_json, cost_lines
 from batch_runner.money_view import is_whole
+from batch_runner.pricing import Doubt
 from batch_runner.records import UnknownBilling
 
 
@@ -76,6 +77,16 @@ def test_what_a_table_shows_adds_up(bills):
     assert read(total["cost"]) <= bill.listed or is_whole(bill)
     assert read(total["at most"]) >= bill.at_most or is_whole(bill)
     assert all(read(one["cost"]) <= read(one["at most"]) for one in shown)
+
+
+def test_what_rounding_leaves_of_the_bound_is_shared_too():
+    told_less = {
+        "doubts": Counter({Doubt.CACHE_READS_UNREPORTED: 1}),
+        "perhaps_less": Decimal("0.00001"),
+    }
+    one, total = _money(report(group("a", dollars="0.0001875", **told_less)))
+    assert (one["cost"], one["at most"]) == (total["cost"], total["at most"])
+    assert read(one["at most"]) > Decimal("0.0001875")
 
 
 def read(dollars):
