@@ -12,6 +12,7 @@ from batch_runner.estimate import Caution, Point, Range, carried_over
 
 
 FILE_NAME = "estimate.json"
+_YEAR_3000 = 32_503_680_000
 SPARE_SHARE = Decimal("0.1")
 """The rows of a file's beginning are no fair sample of it: a little outside is no news."""
 FEWEST_ROWS = 30
@@ -65,9 +66,9 @@ class Expectation:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or InvalidOperation for anything else."""
+        """Raises KeyError, TypeError, ValueError or InvalidOperation for anything else."""
         per_row = fields["usd_per_row"]
-        return cls(
+        found = cls(
             fingerprint=fields["fingerprint"],
             sampled=int(fields["sampled_rows"]),
             low=Decimal(per_row["low"]),
@@ -77,6 +78,12 @@ class Expectation:
             population=None if (rows := fields.get("population")) is None else int(rows),
             at=None if (at := fields.get("at")) is None else float(at),
         )
+        dollars = (found.low, found.expected, found.high)
+        if found.sampled < 1 or not all(map(Decimal.is_finite, dollars)):
+            raise ValueError("no sample says that")
+        if found.at is not None and not 0 <= found.at < _YEAR_3000:
+            raise ValueError("no clock says that")
+        return found
 
 
 def remember(expectation: Expectation, run_path: Path) -> None:

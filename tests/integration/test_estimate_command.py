@@ -364,7 +364,26 @@ def test_a_run_that_leaves_the_range_is_told_once(job_in, server, caplog):
     assert caplog.text.count("outside the estimate") == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"fingerprint": 1}', b"\xff"])
+def kept_estimate(**changed):
+    found = Expectation(
+        fingerprint="x", sampled=3, low=Decimal(1), expected=Decimal(2), high=Decimal(3)
+    )
+    return json.dumps(found.to_json() | changed).encode()
+
+
+DAMAGED = [
+    b"", b"{", b"[]", b'{"fingerprint": 1}', b"\xff",
+    kept_estimate(sampled_rows=0), kept_estimate(at=1e30), kept_estimate(cautions=["NO_SUCH"]),
+    kept_estimate(usd_per_row={"low": "NaN", "expected": "2", "high": "3"}),
+]  # fmt: skip
+
+
+def test_a_kept_estimate_is_known_again(tmp_path):
+    (tmp_path / "estimate.json").write_bytes(kept_estimate(at=1e9))
+    assert recall(tmp_path, fingerprint="x") is not None
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_estimate_counts_as_none(tmp_path, content):
     (tmp_path / "estimate.json").write_bytes(content)
     assert recall(tmp_path, fingerprint="x") is None
