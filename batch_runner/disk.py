@@ -96,6 +96,10 @@ class Disk:
     def stat(self, path: Path) -> os.stat_result:
         return os.stat(path)  # noqa: PTH116 - the seam mirrors os, one name to one name
 
+    def links(self, fd: int) -> int:
+        """How many names an open file has: none once it is removed."""
+        return os.fstat(fd).st_nlink
+
     def mkdir(self, path: Path, mode: int) -> None:
         os.mkdir(path, mode)  # noqa: PTH102 - likewise
 

@@ -63,13 +63,27 @@ class OpenSegment:
             raise self._sync_problem
         try:
             self._disk.fdatasync(self._fd)
-            # Bytes in a file that nobody will find again are not durable, whatever the disk says.
-            if self._disk.stat(self.path).st_ino != self._inode:
-                raise FileNotFoundError(errno.ENOENT, "another file is in its place")
         except OSError as problem:
             self._sync_problem = problem
             self.is_broken = True
             raise
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise OSError for a file that is not found under its name any more.
+
+        What nobody will find again is not durable, whatever the disk says. A file that was moved
+        goes on taking lines: all that was in flight is in it when it is put back.
+        """
+        try:
+            found = self._disk.stat(self.path).st_ino
+        except FileNotFoundError:
+            found = None
+        if found != self._inode:
+            self.is_broken = not self._disk.links(self._fd)
+            raise FileNotFoundError(
+                errno.ENOENT, "it was removed" if self.is_broken else "it was moved"
+            )
 
     def close(self) -> None:
         self._disk.close(self._fd)
