@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from batch_runner.errors import BatchRunnerError, ExitCode, UsageError
+from batch_runner.price_list import LOCAL_MODEL
 
 
-MODEL = "smollm2-135m-instruct"
+MODEL = LOCAL_MODEL
 SLOT_TOKENS = 4096
 """Context of one slot: prompt and answer together."""
 SLOTS = 4

@@ -11,6 +11,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from batch_runner.hosts import is_loopback_url
+
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
@@ -33,10 +35,15 @@ _PREFIX_OWNERS = {
 _STANDARD_TIERS = frozenset({None, "", "auto", "default", "standard"})
 
 
+LOCAL_MODEL = "smollm2-135m-instruct"
+"""What `batch-runner serve` and `--local` serve: nobody sends a bill for it."""
+
+
 class MatchedBy(StrEnum):
     """Why a price was taken for a model name; the value reads on in `batch-runner prices`."""
 
     OVERRIDE = "the job's own [prices]"
+    LOCAL = "the small model that runs on this machine"
     ENDPOINT = "the price list of the endpoint's provider"
     NAME = "the name, at its maker's list price"
     PREFIX = "the part after the prefix, at list price"
@@ -70,6 +77,9 @@ class Rates:
     """Dollars, not millionths."""
     above_input_tokens: int = -1
     """These rates apply to the whole call once its input exceeds this."""
+
+
+_FREE = (Rates(input=ZERO, cached_input=ZERO, cache_write=ZERO, output=ZERO, reasoning=ZERO),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +137,14 @@ def listed_price(
     name: str, base_url: str | None, service_tier: str | None, at: float | None
 ) -> PriceMatch | None:
     """The first entry of the built-in list that fits the name and sells both input and output."""
+    if name == LOCAL_MODEL and base_url is not None and is_loopback_url(base_url):
+        return PriceMatch(
+            name=name,
+            matched_by=MatchedBy.LOCAL,
+            source="batch-runner serve",
+            rates=_FREE,
+            model=name,
+        )
     import genai_prices  # noqa: PLC0415 -- half a second of CPU, see the top of this module
 
     moment = _NEWEST if at is None else datetime.fromtimestamp(at, UTC)

@@ -128,7 +128,7 @@ def _refuse_data(command: str, name: str) -> None:
 
 
 def _local_model() -> dict[str, Any]:
-    """What `--local` lays over a job: where, which model, and that it is free.
+    """What `--local` lays over a job: where, and which model.
 
     The model is part of each request, so answers of the small model are never taken for those of
     the model that the job names.
@@ -139,7 +139,6 @@ def _local_model() -> dict[str, Any]:
         "endpoint.base_url": "http://127.0.0.1:9/v1",
         "endpoint.api_key_env": None,
         "request.model": MODEL,
-        f"prices.{MODEL}": {"input": 0, "output": 0},
     }
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 import pytest
 
 from batch_runner.job import PriceSpec
+from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.pricing import Doubt, MatchedBy, PriceBook
 from batch_runner.records import Billed, Usage
 
@@ -285,3 +286,14 @@ def test_a_server_that_names_a_new_model_in_every_reply_does_not_fill_memory(mon
     book = PriceBook({"m": OWN})
     assert all(cost(book, billed("m", at=60.0 * n)) == Decimal("0.0018") for n in range(50))
     assert len(book._matches) <= 8
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_free"),
+    [("http://127.0.0.1:8080/v1", True), ("https://gateway.example/v1", False), (None, False)],
+)
+def test_the_small_model_is_free_where_it_runs_on_this_machine(base_url, is_free):
+    match = PriceBook({}, base_url=base_url).resolve(LOCAL_MODEL, at=AT)
+    assert (match is not None) == is_free
+    if match is not None:
+        assert cost(PriceBook({}, base_url=base_url), billed(LOCAL_MODEL)) == 0
