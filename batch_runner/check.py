@@ -18,7 +18,6 @@ from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
 from batch_runner.notify import ping_url
 from batch_runner.opening import open_work
-from batch_runner.parameters import UNBOUNDED
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests, unfinished
 from batch_runner.progress import ProgressStyle
@@ -282,11 +281,7 @@ def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
 
 def _notes(job: JobSpec) -> Iterator[str]:
     """What is allowed and rarely meant."""
-    slips = [*parameter_notes(job.request)]
-    is_said = any(slip.endswith(UNBOUNDED) for slip in slips)
-    if "max_output_tokens" not in job.request and job.prompt.body is None and not is_said:
-        yield f"request.max_output_tokens is not set: {UNBOUNDED}"
-    yield from slips
+    yield from parameter_notes(job.request, is_whole=job.prompt.body is None)
     variable = job.notify.ping_url_env
     url = os.environ.get(variable, "").strip() if variable is not None else ""
     if variable is not None and not url:

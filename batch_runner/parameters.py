@@ -32,7 +32,7 @@ _GATEWAYS = frozenset({
 
 _NOWHERE = "the Responses API has nothing like it, and may refuse it"
 _CAP = "max_output_tokens"
-UNBOUNDED = "nothing bounds the cost of a call"
+_UNBOUNDED = "nothing bounds the cost of a call"
 _FORMAT = "text.format; a schema_file under [json] sets it, checks the answers and makes columns"
 _ELSEWHERE: Mapping[str, str] = {
     "max_tokens": _CAP,
@@ -66,18 +66,25 @@ _NEAR = 0.8
 _KNOWN = RESPONSES | _GATEWAYS | _ELSEWHERE.keys() | _WITHOUT_COUNTERPART
 
 
-def notes(request: Mapping[str, Any]) -> Iterator[str]:
-    """One for each name that is likely a slip, or another API's word for something."""
+def notes(request: Mapping[str, Any], *, is_whole: bool) -> Iterator[str]:
+    """One for each name that is likely a slip, or another API's word for something, or is missed.
+
+    `is_whole` says that nothing is added to it by the row.
+    """
+    is_bounded = _CAP in request or not is_whole
     for name, value in request.items():
         note = _note(name)
         if note is not None:
-            is_cap = _CAP in note and _CAP not in request
-            unbounded = f"; without that one, {UNBOUNDED}" if is_cap else ""
+            is_meant = _CAP in note and not is_bounded
+            unbounded = f"; without that one, {_UNBOUNDED}" if is_meant else ""
+            is_bounded = is_bounded or is_meant  # enough has been said
             yield f"request.{name} is sent as it stands, but {note}{unbounded}"
         for inner in value if name in _INSIDE and isinstance(value, Mapping) else ():
             near = _near(inner, _INSIDE[name]) if inner not in _INSIDE[name] else None
             if near is not None:
                 yield f"request.{name}.{inner} is sent as it stands: is {name}.{near} meant?"
+    if not is_bounded:
+        yield f"request.{_CAP} is not set: {_UNBOUNDED} (such as --set request.{_CAP}=400 does)"
 
 
 def _note(name: str) -> str | None:

@@ -97,8 +97,8 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         extra = {"event": "plan", "fields": work.prospect.to_json()}
         anew = "; nothing is reused, as --fresh says" if options.fresh else ""
         log.info("%s: %s%s", job.name, work.prospect.words(), anew, extra=extra)
-        for note in parameter_notes(job.request):
-            log.warning("note: %s", note, extra={"event": "note"})
+        if work.plan.to_send:
+            _note_parameters(job)
         if options.on_begin is not None and not options.dry_run:
             options.on_begin()
         if options.dry_run:
@@ -207,6 +207,11 @@ def unanswered(work: Work) -> Plan:
     plan = replace(work.plan)
     plan.choose(work.replay.index, lambda status, _code: status is RowStatus.PENDING)
     return plan
+
+
+def _note_parameters(job: JobSpec) -> None:
+    for note in parameter_notes(job.request, is_whole=job.prompt.body is None):
+        log.warning("note: %s", note, extra={"event": "note"})
 
 
 def _budget(work: Work) -> Budget | None:

@@ -9,7 +9,7 @@ from batch_runner.parameters import RESPONSES, notes
 
 def note(name, value=1):
     """The one note about a name; empty when there is none."""
-    found = list(notes({"model": "m", name: value}))
+    found = list(notes({"model": "m", name: value}, is_whole=False))
     assert len(found) <= 1
     return "".join(found)
 
@@ -43,12 +43,16 @@ def test_a_slip_or_the_word_of_another_api_is_told_with_what_is_meant(name, mean
 
 
 @pytest.mark.parametrize("name", ["max_ouput_tokens", "max_tokens", "maxOutputTokens"])
-def test_a_slip_of_the_cap_says_that_nothing_bounds_the_cost(name):
-    assert note(name).endswith("; without that one, nothing bounds the cost of a call")
-    assert "bounds" not in note("temprature")
-    capped = " ".join(notes({"model": "m", "max_output_tokens": 9, name: 9}))
-    assert name in capped
-    assert "bounds" not in capped
+def test_what_is_said_of_a_missing_cap_is_said_once(name):
+    def said(**request):
+        return " ".join(notes({"model": "m", **request}, is_whole=True))
+
+    unbounded = "nothing bounds the cost of a call"
+    assert said(**{name: 9}).endswith(f"; without that one, {unbounded}")
+    assert said().startswith(f"request.max_output_tokens is not set: {unbounded}")
+    assert said(temprature=1).count(unbounded) == said(**{name: 9}).count(unbounded) == 1
+    assert unbounded not in said(max_output_tokens=9, **{name: 9})
+    assert unbounded not in note("temprature"), "a body that the row completes may hold one"
 
 
 def test_the_parts_of_tables_are_looked_at_too():
