@@ -41,7 +41,7 @@ demo: $(PROGRAM) ## summarize sample_data/articles.csv with a real model on this
 	@echo "The answers:           out/demo.csv, and in a browser out/demo.html"
 	@echo "Run it again:          make demo      (nothing is asked twice)"
 	@echo "What a row would send: $(BIN)/batch-runner check jobs/demo.toml --local"
-	@echo "Your own file:         $(BIN)/batch-runner init FILE.csv > jobs/mine.toml"
+	@echo "Your own file:         $(BIN)/batch-runner init FILE.csv -o jobs/mine.toml"
 
 test: install ## run the tests (the slow ones are in test-faults)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

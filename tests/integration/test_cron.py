@@ -273,4 +273,4 @@ def test_the_crontab_line_is_one_that_cron_and_the_command_line_take():
     fields = line.split(None, 5)
     assert [re.fullmatch(r"[\d*/,-]+", field) is not None for field in fields[:5]] == [True] * 5
     assert not re.search(r"(?<!\\)%", fields[5])
-    assert "run -q --if-locked skip jobs/nightly.toml" in fields[5]
+    assert "run -q --if-locked skip --fail-on new jobs/nightly.toml" in fields[5]
