@@ -23,15 +23,25 @@ log = logging.getLogger(__name__)
 def leave_plan(work: Work) -> None:
     """Should this run be killed, the next one need not read input and journal again.
 
-    To be called before anything of the plan is changed.
+    To be called when nothing is in the way of the run: what one that is refused would have shown
+    must not take the place of what the last one did show, by which `changes` knows the rows.
     """
     taken = work.shortcut
-    if taken is not None and work.plan_made_of is None:
-        return
-    if taken is None or taken.plan is None or taken.plan.plan is not work.plan:
+    if taken is None or not _is_of(taken.plan, work):
         replay = work.replay
         known = Known(index=replay.index, unknown=replay.unknown, runs=replay.runs)
         _leave(work, known, None if taken is None else taken.bill)
+
+
+def _is_of(known: KnownPlan | None, work: Work) -> bool:
+    plan = work.plan
+    return known is not None and (
+        known.plan is plan
+        or (
+            (known.made_of, known.files) == (work.plan_made_of, work.input_identity)
+            and (known.plan.entries, known.plan.labels) == (plan.entries, plan.labels)
+        )
+    )
 
 
 def leave_all(work: Work, dispatch: Dispatch | None, results: Bill) -> None:
@@ -78,8 +88,7 @@ def this_run(work: Work) -> PastRun:
 def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
     """Never fails: nothing depends on it. Where the journal is unusual, nothing is left."""
     directory = RunDirectory(work.job.run_path)
-    made_of = work.plan_made_of
-    plan = None if made_of is None else KnownPlan(made_of=made_of, plan=work.plan)
+    plan = KnownPlan(made_of=work.plan_made_of, files=work.input_identity, plan=work.plan)
     try:
         segments = [directory.segments / name for name in known.index.files]
         unusual = work.replay.pending or any(not p.is_expected for p in work.replay.damage)

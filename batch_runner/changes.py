@@ -41,6 +41,8 @@ class Changes:
     """Rows of the input that are answered, or were before they changed. What left it tells nothing."""
     rows: Mapping[int, int] = field(default_factory=dict)
     """Row to the number of the entry that it had."""
+    by_position: Mapping[int, int] = field(default_factory=dict)
+    """Those of them that only the position tells, at which the answer was given."""
 
 
 def find_changes(
@@ -50,7 +52,10 @@ def find_changes(
     same_prompt: bool,
     counts: Wanted = _is_answered,
 ) -> Changes:
-    """The changed rows: known by their label, or without labels by their position.
+    """The changed rows: known by what the last run planned, else by their label or position.
+
+    The plan comes first: an answer bears the label of the row that was sent, which need not be the
+    one that shows it, where equal rows have changed places or one was renamed.
 
     Without labels and with the prompt of before, the rows around tell the position: a window that
     moves on over growing data changes nothing, nor does new data in the old place, as a nightly
@@ -60,16 +65,23 @@ def find_changes(
     finished, orphans = _orphans(plan, replay.index, counts)
     reused = finished - len(orphans)
     labelled = bool(builder.label_columns)
-    if not orphans or not plan.to_send or (same_prompt and not reused and not labelled):
+    if not orphans or not plan.to_send:
         return Changes(finished=reused)
-    before = _by_name(orphans, replay, labelled=labelled)
+    rows = _as_planned_before(work, plan, orphans, counts)
+    shown = frozenset(rows.values())
+    before = _by_name((n for n in orphans if n not in shown), replay, labelled=labelled)
+    by_position: dict[int, int] = {}
     if labelled:
-        rows = _matched_by_label(plan, work.table, builder, before)
-    elif same_prompt:
-        rows = _matched_by_neighbours(plan, replay, before, counts)
+        more = _matched_by_label(plan, work.table, builder, before)
+    elif not same_prompt:
+        wanted = (row for row in range(plan.rows) if plan.wanted[row] and row not in rows)
+        more = by_position = {row: before[row] for row in wanted if row in before}
+    elif reused:
+        more = _matched_by_neighbours(plan, replay, before, counts)
     else:
-        rows = {row: before[row] for row in range(plan.rows) if plan.wanted[row] and row in before}
-    return Changes(finished=reused + len(rows), rows=rows)
+        more = {}
+    rows = more | rows
+    return Changes(finished=reused + len(rows), rows=rows, by_position=by_position)
 
 
 def changed_rows(work: Work) -> Collection[int]:
@@ -85,7 +97,7 @@ def changes_to_send(work: Work, plan: Plan) -> Changes:
 
 
 def are_of_the_last_input(work: Work, changes: Changes) -> bool:
-    """The positions of these answers are those of now: of the last input that a run saw, at most grown.
+    """The positions that tell these answers are those of now: of the last input that a run saw, at most grown.
 
     The manifest knows that one alone: a row that is put in moves all behind it, sent or not.
     """
@@ -95,7 +107,7 @@ def are_of_the_last_input(work: Work, changes: Changes) -> bool:
     seen_by = seen.get(SEEN_BY)
     if seen_by is None and len(work.replay.runs) == 1:  # of an earlier batch_runner
         return True
-    entries = map(work.replay.index.entry, changes.rows.values())
+    entries = map(work.replay.index.entry, changes.by_position.values())
     answers = (work.replay.load(entry) for entry in entries if entry is not None)
     return all(one is None or one.run_id in (seen_by or ()) for one in answers)
 
@@ -222,8 +234,39 @@ def _orphans(plan: Plan, index: Index, counts: Wanted) -> tuple[int, "array[int]
     return finished, array("I", orphans)
 
 
+def _as_planned_before(
+    work: Work, plan: Plan, orphans: "array[int]", counts: Wanted
+) -> dict[int, int]:
+    """The wanted rows whose answers the last plan tells: of the same input, or else by their label."""
+    known = None if work.shortcut is None else work.shortcut.plan
+    if known is None:
+        return {}
+    index, then = work.replay.index, known.plan
+    if known.files == work.input_identity and then.rows == plan.rows:
+        wanted = ((row, n) for row, n in enumerate(then.entries) if plan.wanted[row])
+        return {
+            row: number
+            for row, number in wanted
+            if number not in (UNSENDABLE, plan.entries[row])
+            and (entry := index.entry(number)) is not None
+            and counts(entry.status, entry.code)
+        }
+    if len(then.labels) != then.rows or len(plan.labels) != plan.rows:
+        return {}
+    left = bytearray(len(index))
+    for number in orphans:  # the answer that another row shows now has not been lost
+        left[number] = 1
+    named = {
+        label: number
+        for label, number in zip(then.labels, then.entries, strict=True)
+        if number != UNSENDABLE and left[number]
+    }
+    wanted = ((row, label) for row, label in enumerate(plan.labels) if plan.wanted[row])
+    return {row: named[label] for row, label in wanted if label in named}
+
+
 def _by_name(
-    orphans: "array[int]", replay: Replay, *, labelled: bool
+    orphans: Iterable[int], replay: Replay, *, labelled: bool
 ) -> Mapping[str | int | None, int]:
     """Label, or position at the time, to the entry number of its latest answer."""
     names: dict[str | int | None, int] = {}

@@ -56,7 +56,7 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
             work.kept_rows = known
             rows = {row: n for row, n in changes.rows.items() if digests[row] in known}
             kept = replace(changes, rows=rows)
-    elif said and not remembered and not work.kept["same_prompt"]:
+    elif said and not remembered:
         _check_positions(work, kept)
     if kept.rows:
         keep_old_answers(work.plan, kept)
@@ -67,7 +67,7 @@ def keep_changed_rows(work: Work, *, said: bool | None) -> None:
 
 def _check_positions(work: Work, kept: Changes) -> None:
     """Raise ChangedRowsError where a row would keep the answer of another one."""
-    if kept.rows and not are_of_the_last_input(work, kept):
+    if kept.by_position and not are_of_the_last_input(work, kept):
         raise ChangedRowsError(
             f"{work.job.origin}: the input has changed since its first rows were answered, and without input.key "
             "no row can be told from another: --on-change keep could show another row's answer",

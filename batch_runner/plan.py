@@ -81,7 +81,7 @@ def unfinished(status: RowStatus, code: str | None) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """One place a row: 9 bytes."""
+    """One place a row: 9 bytes, and 8 more where rows have labels."""
 
     entries: "array[int]" = field(default_factory=lambda: array("I"))
     """Per row: its entry in the journal's index."""
@@ -89,6 +89,8 @@ class Plan:
     """Per row: how many rows before it ask for the same."""
     wanted: bytearray = field(default_factory=bytearray)
     """Per row: 1 when it is to be sent."""
+    labels: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Per row: see `digest_of_label`; empty where rows have none."""
     duplicates: int = 0
     """Rows whose request equals that of an earlier row."""
     dedupe: bool = False
@@ -180,7 +182,10 @@ def make_plan(
     for row in table.rows(columns=builder.columns, on_bad=_bad_record_keeper(job, plan)):
         if table.header is None:
             seen |= dict.fromkeys(row.values)
-        labels.check(row, builder.label(row))
+        label = builder.label(row)
+        labels.check(row, label)
+        if label is not None:
+            plan.labels.append(digest_of_label(label))
         request = builder.build(row)
         if isinstance(request, Failure):
             plan.unsendable[request.status] += 1
@@ -309,6 +314,12 @@ class _NoName:
         file = Path(first.source)
         name = file.name if first.source == self.row.source else str(file)
         return f"{again}, first at {name}:{first.line}"
+
+
+def digest_of_label(label: str) -> int:
+    """8 bytes, to know a row again by."""
+    digest = blake2b(label.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 class _Labels:

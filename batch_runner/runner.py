@@ -84,11 +84,11 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         ) as work,
         about(log, job=job.name, run_id=work.run_id),
     ):
-        if not (options.dry_run or options.fresh):
-            leave_plan(work)
         if options.rows is not None:
             work.plan.keep_only(options.rows)
         changed = _changed(work, options)
+        if not (options.dry_run or options.fresh):
+            leave_plan(work)
         if options.limit is not None:
             work.plan.keep_first(options.limit)
         work.prospect = prospect_of(

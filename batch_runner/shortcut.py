@@ -44,9 +44,12 @@ _ONE_TICK_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPlan:
-    """A plan, and the digest of all it was made of. Which rows are wanted is open."""
+    """Which entry each row showed when a run last began or ended. Which rows are wanted is open."""
 
-    made_of: str
+    made_of: str | None
+    """The digest of all that the plan depends on; None where that cannot be told."""
+    files: list[list[Any]]
+    """The input whose rows these are (`identity_of`)."""
     plan: Plan
 
 
@@ -146,7 +149,9 @@ def recover(directory: RunDirectory) -> tuple[Replay, Shortcut | None]:
 
 def known_plan(shortcut: Shortcut | None, made_of: str | None) -> Plan | None:
     known = None if shortcut is None else shortcut.plan
-    return known.plan if known is not None and known.made_of == made_of else None
+    if known is None or made_of is None or known.made_of != made_of:
+        return None
+    return known.plan
 
 
 def parts_of_plan(job: JobSpec, paths: Sequence[Path], dedupe: Dedupe) -> str | None:
@@ -188,6 +193,7 @@ def _packed_plan(known: KnownPlan) -> Packed:
     plan = known.plan
     facts = {
         "made_of": known.made_of,
+        "files": known.files,
         "duplicates": plan.duplicates,
         "dedupe": plan.dedupe,
         "unsendable": {str(status): n for status, n in plan.unsendable.items()},
@@ -196,7 +202,7 @@ def _packed_plan(known: KnownPlan) -> Packed:
         "torn": [asdict(record) for record in plan.torn],
         "columns": plan.columns,
     }
-    arrays = {"entries": plan.entries, "occurrences": plan.occurrences}
+    arrays = {"entries": plan.entries, "occurrences": plan.occurrences, "labels": plan.labels}
     return Packed(facts=facts, arrays=arrays)
 
 
@@ -205,6 +211,7 @@ def _plan(packed: Packed) -> KnownPlan:
     plan = Plan(
         entries=packed.arrays["entries"],
         occurrences=packed.arrays["occurrences"],
+        labels=packed.arrays["labels"],
         duplicates=facts["duplicates"],
         dedupe=facts["dedupe"],
         unsendable=Counter({RowStatus(name): n for name, n in facts["unsendable"].items()}),
@@ -213,7 +220,7 @@ def _plan(packed: Packed) -> KnownPlan:
         torn=[TornLine(**record) for record in facts["torn"]],
         columns=tuple(facts["columns"]),
     )
-    return KnownPlan(made_of=facts["made_of"], plan=plan)
+    return KnownPlan(made_of=facts["made_of"], files=facts["files"], plan=plan)
 
 
 def _bill_facts(known: KnownBill) -> dict[str, Any]:
