@@ -9,7 +9,6 @@ from functools import cache
 from batch_runner.amounts import many
 from batch_runner.errors import ChangedRowsError
 from batch_runner.grown import is_same_or_grown
-from batch_runner.hosts import is_loopback_url
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
 from batch_runner.local import MODEL as LOCAL_MODEL
@@ -172,20 +171,6 @@ def other_model(work: Work) -> str:
         return ""
     local = ": add --local" if asked[-1] == LOCAL_MODEL else ""
     return f"the answers in the journal are of {asked[-1]}; the job asks {job.model}{local}"
-
-
-def other_endpoint(work: Work) -> str:
-    """A note where answers that the output shows were given by another endpoint than the job's."""
-    job, runs = work.job, work.replay.runs
-    before, now = runs[-1].settings.get("base_url") if runs else None, job.endpoint.base_url
-    if before in (None, now) or not work.plan.not_wanted:
-        return ""
-    if job.model == LOCAL_MODEL and job.endpoint.is_local and is_loopback_url(before):
-        return ""  # the embedded one has another port each time
-    return (
-        f"the last run asked {before}, the job asks {now}: what is answered stays so, "
-        "and run --fresh asks again for every row"
-    )
 
 
 def _answers(index: Index, numbers: Iterable[int]) -> int:

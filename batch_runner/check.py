@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.amounts import many
-from batch_runner.changes import changed_rows, other_endpoint, other_model
+from batch_runner.changes import changed_rows, other_model
 from batch_runner.emptied import emptied
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.guard import refusal
@@ -18,6 +18,7 @@ from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
 from batch_runner.notify import ping_url
 from batch_runner.opening import open_work
+from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests, unfinished
 from batch_runner.progress import ProgressStyle
@@ -146,7 +147,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
         refused = refusal(work)
         if refused is None and (note := other_model(work)):
             work.warnings.append(note)
-        work.warnings += filter(None, (other_endpoint(work), "" if refused else emptied(work)))
+        work.warnings += filter(None, (other_endpoints(work), "" if refused else emptied(work)))
         shown = tuple(islice(_requests(work), SHOWN_REQUESTS))
         bodies = [json.loads(request.body) for request in shown]
         told = _told_by_endpoint(job, shown) if is_at_hand else None

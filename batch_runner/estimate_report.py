@@ -27,6 +27,7 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"model    {model}: {price}"
     if not found.to_send and found.sample is None:
         yield "cost     nothing is left to send"
+        yield from (f"note     {note}" for note in found.notes)
         return
     yield from _ceilings(found)
     if found.repeats.requests:
@@ -43,16 +44,14 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
     for note in found.notes:
         yield f"note     {note}"
     unpriced = next((model for model, match in found.models.items() if match is None), None)
-    is_refused = found.max_cost is not None and found.to_send and unpriced is not None
     if found.max_cost is not None:
-        limit = f"limit    max_cost {dollars(found.max_cost)}"
-        yield (
-            f"{limit}: a run would refuse to start, for without a price it could not be kept: "
-            "give the price, or drop max_cost"
-            if is_refused
-            else f"{limit} stops a run before it spends more"
-        )
-    if found.to_send and not is_refused:
+        is_kept = unpriced is None or not found.to_send
+        keeps = "stops a run before it spends more" if is_kept else "cannot be kept without a price"
+        yield f"limit    max_cost {dollars(found.max_cost)} {keeps}"
+    if found.refusal is not None:
+        yield f"next     a run would refuse to start: {found.refusal}"
+        yield from [f"         {found.refusal.hint}"] * bool(found.refusal.hint)
+    elif found.to_send:
         yield f"next     {command('run', found.invocation)}"
 
 
@@ -198,6 +197,7 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         "sample": None if sample is None else _sample_json(sample),
         "usd_as_remembered": _projection_json(found.usd_as_remembered),
         "remembered_sample": None if found.remembered is None else found.remembered.to_json(),
+        "refusal": None if found.refusal is None else str(found.refusal),
         "notes": list(found.notes),
     }
 

@@ -14,13 +14,15 @@ import anyio
 from batch_runner.bill import Bill
 from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
-from batch_runner.errors import RunStoppedError
+from batch_runner.errors import RunStoppedError, UsageError
 from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
 from batch_runner.expectation import Expectation, recall, remember
 from batch_runner.fingerprint import fingerprint
+from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key
 from batch_runner.opening import open_work
+from batch_runner.origins import other_endpoints
 from batch_runner.plan import TRANSIENT, requests
 from batch_runner.pricing import PriceMatch
 from batch_runner.prospect import Prospect, prospect_of
@@ -36,7 +38,6 @@ T = TypeVar("T")
 
 COUNTED_ROWS = 5
 """Rows that the endpoint is asked to count when none are sampled: they differ little."""
-
 
 ASSUMED, MEASURED = "assumed", "measured"
 """Where the overhead of a request comes from, if not from the endpoint's own count."""
@@ -99,6 +100,8 @@ class Estimate:
     sample: Sample | None = None
     remembered: Expectation | None = None
     """What an earlier sample said of the same prompt."""
+    refusal: UsageError | None = None
+    """Why a run would not start."""
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -185,7 +188,8 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
         uncounted=frozenset(survey.uncounted),
         max_cost=job.limits.max_cost,
         remembered=recall(job.run_path, fingerprint=fingerprint(job)),
-        notes=tuple(work.warnings),
+        refusal=refusal(work),
+        notes=tuple(filter(None, (*work.warnings, other_endpoints(work)))),
     )
 
 
@@ -229,9 +233,8 @@ def _most(work: Work, rows: list[int]) -> Decimal | None:
     """The most that calling these rows once can cost; None when nothing bounds it."""
     kept = frozenset(rows)
     total = Decimal(0)
-    for request in requests(work.plan, work.table, work.builder, work.replay.index):
-        if request.row not in kept:
-            continue
+    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    for request in (one for one in wanted if one.row in kept):
         bound = work.biller.ceiling(
             request.model, request.input_bound_bytes, request.max_output_tokens
         )
@@ -393,6 +396,4 @@ def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
     bodies = {request.row: request.body for request in wanted if request.row in counted}
     key = api_key(work.job)
     actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, list(bodies.values()))
-    if actual is None:
-        return None
-    return overhead(actual, [counted[row] for row in bodies])
+    return None if actual is None else overhead(actual, [counted[row] for row in bodies])

@@ -1,4 +1,4 @@
-"""What a run refuses before its first call, and `check` tells.
+"""What a run refuses before its first call, and `check` and `estimate` tell.
 
 Answers paid twice or lost, a limit without a price, an output that cannot be written.
 """

@@ -34,5 +34,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_and_port(url: str) -> tuple[str, int]:
+    """Of a base URL: what tells one endpoint from another."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+
+
 def is_loopback_url(url: str) -> bool:
     return is_loopback(urlsplit(url).hostname or "")

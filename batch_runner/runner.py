@@ -24,6 +24,7 @@ from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
 from batch_runner.opening import open_work
+from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import UNSENDABLE, Plan, requests, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
@@ -94,6 +95,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         work.prospect = prospect_of(
             work.plan, work.replay.index, changed=changed, wanted=options.wanted
         )
+        work.warnings += filter(None, [other_endpoints(work)])
         extra = {"event": "plan", "fields": work.prospect.to_json()}
         anew = "; nothing is reused, as --fresh says" if options.fresh else ""
         log.info("%s: %s%s", job.name, work.prospect.words(), anew, extra=extra)

@@ -104,6 +104,13 @@ class Index:
         found = Counter(shapes[number] >> _LENGTH_BITS for number in numbers)
         return Counter({self._endings[ending]: count for ending, count in found.items()})
 
+    def answers_by_file(self, numbers: Iterable[int]) -> Counter[int]:
+        """How many of these entries are answers, by the file number of their segment."""
+        places, shapes, is_answer = self._places, self._shapes, self._is_answer
+        return Counter(
+            places[n] >> _OFFSET_BITS for n in numbers if is_answer[shapes[n] >> _LENGTH_BITS]
+        )
+
     def ending_of(self, number: int) -> int:
         """The number of an entry's ending: see `ending` and `named`."""
         return self._shapes[number] >> _LENGTH_BITS

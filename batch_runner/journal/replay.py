@@ -123,7 +123,7 @@ class Replay:
         if data[KEY_AT] != hexlify(self.index.key(entry.number)) or not line.is_intact(data):
             return None
         told = record.read_told(data) if with_reply else record.read_head(data)
-        told["run_id"] = self._run_ids.get(entry.file) or self._run_id(entry.file)
+        told["run_id"] = self._run_ids.get(entry.file) or self.run_id(entry.file)
         return told
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:
@@ -138,6 +138,13 @@ class Replay:
             for _, data, is_copy in lines:
                 if data.startswith(RESULT) and not is_copy:
                     yield record.read_result(data, run_id=run_id)
+
+    def run_id(self, file: int) -> str | None:
+        """The run that wrote the segment with this number in the index."""
+        if file not in self._run_ids:
+            header = header_of(self._path(file), disk=self._disk)
+            self._run_ids[file] = header.run_id if header else None
+        return self._run_ids[file]
 
     def close(self) -> None:
         while self._open:
@@ -166,13 +173,6 @@ class Replay:
 
     def _path(self, file: int) -> Path:
         return self._directory.segments / self.index.files[file]
-
-    def _run_id(self, file: int) -> str | None:
-        """The run that wrote a segment."""
-        if file not in self._run_ids:
-            header = header_of(self._path(file), disk=self._disk)
-            self._run_ids[file] = header.run_id if header else None
-        return self._run_ids[file]
 
     def _descriptor(self, file: int) -> int:
         """An open descriptor of the segment; at most `_OPEN_FILES` stay open."""

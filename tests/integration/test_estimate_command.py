@@ -80,7 +80,8 @@ def test_a_limit_that_no_price_keeps_is_said_to_stop_the_run_before_it_begins(jo
     job_in()
     flags = ("job.toml", "-m", "a-stranger", "--max-cost", "1")
     told = main_cli("estimate", *flags).out
-    assert "max_cost $1.00: a run would refuse to start" in told
+    assert "max_cost $1.00 cannot be kept without a price" in told
+    assert "next     a run would refuse to start" in told
     assert "stops a run before it spends more" not in told
     assert "next     batch-runner run" not in told
     assert main_cli("run", *flags).code == 2
@@ -394,3 +395,27 @@ def test_a_little_outside_the_range_is_no_news(job_in):
     assert not kept.strays(Decimal(210), 100)
     assert kept.strays(Decimal(230), 100)
     assert not kept.strays(Decimal(230), 29)
+
+
+def test_an_estimate_says_that_the_run_after_it_would_be_refused_and_why(job_in, main_cli, server):
+    job_in(10)
+    assert main_cli("run", "job.toml").code == 0
+    other = ("job.toml", "-m", "gpt-5-nano")
+    refused = main_cli("run", *other)
+    assert refused.code == 2
+    told = main_cli("estimate", *other)
+    assert told.code == 0
+    assert "10 to send (all changed)" in told.out
+    assert "next     a run would refuse to start: job.toml: 10 of 10 finished rows" in told.out
+    assert "--on-change keep" in told.out
+    assert "batch-runner run" not in told.out
+    assert (
+        "10 of 10 finished rows"
+        in json.loads(main_cli("estimate", *other, "--json").out)["refusal"]
+    )
+    elsewhere = main_cli("estimate", *other, "-o", "other.csv")
+    assert "next     batch-runner run job.toml" in elsewhere.out
+    assert (
+        json.loads(main_cli("estimate", *other, "-o", "other.csv", "--json").out)["refusal"] is None
+    )
+    assert len(server.ledger.rows()) == 10

@@ -149,12 +149,12 @@ def test_a_price_taken_out_of_the_job_gives_way_to_the_built_in_list(main_cli, f
 def test_check_says_that_another_endpoint_gave_the_answers(main_cli, place, fault_server):
     told = main_cli("check", "m.toml", "-o", "q.csv", OPENAI_API_KEY="key-of-somebody")
     assert told.code == 0
-    note = f"the last run asked {fault_server.url}, the job asks https://api.openai.com/v1"
+    note = f"1 answer that stays was given by {fault_server.url}; the job asks https://api.openai.com/v1"
     assert note in told.out
     same = main_cli("check", "m.toml", "-o", "q.csv", "--base-url", fault_server.url)
-    assert "the last run asked" not in same.out
+    assert "given by" not in same.out
     new = main_cli("check", "m.toml", OPENAI_API_KEY="key-of-somebody")
-    assert "the last run asked" not in new.out
+    assert "given by" not in new.out
 
 
 def test_a_run_that_met_429s_says_so_at_its_end_and_in_its_report(main_cli, fault_server):

@@ -1,0 +1,46 @@
+"""Which endpoints gave the answers that a run reuses: the key of a row names none, for gateways move."""
+
+from collections import Counter
+
+from batch_runner.amounts import many
+from batch_runner.hosts import host_and_port, is_loopback_url
+from batch_runner.local import MODEL as LOCAL_MODEL
+from batch_runner.plan import UNSENDABLE
+from batch_runner.work import Work
+
+
+_NAMED = 3
+
+
+def other_endpoints(work: Work) -> str:
+    """A note where answers that stay were given by another host or port than the job's, or none."""
+    job, replay, plan = work.job, work.replay, work.plan
+    endpoint = job.endpoint
+    is_embedded = job.model == LOCAL_MODEL and endpoint.is_local  # has another port each time
+    others: dict[str, str] = {}
+    for run in replay.runs:
+        url = run.settings.get("base_url")
+        if url is None or (is_embedded and is_loopback_url(url)):
+            continue
+        if host_and_port(url) != host_and_port(endpoint.base_url):
+            others[run.run_id] = url
+    if not others:  # rows by the million need not be looked at
+        return ""
+    rows = zip(plan.entries, plan.wanted, strict=True)
+    stay = (entry for entry, is_wanted in rows if not is_wanted and entry != UNSENDABLE)
+    given = Counter[str]()
+    for file, answers in replay.index.answers_by_file(stay).items():
+        if (url := others.get(replay.run_id(file) or "")) is not None:
+            given[url] += answers
+    if not given:
+        return ""
+    (first, answers), *more = given.most_common()
+    was = "that stays was" if answers == 1 else "that stay were"
+    told = [f"{many(answers, 'answer')} {was} given by {first}"]
+    told += [f"{n:,} by {url}" for url, n in more[: _NAMED - 1]]
+    if rest := sum(n for _, n in more[_NAMED - 1 :]):
+        told.append(f"{rest:,} by others")
+    return (
+        f"{', '.join(told)}; the job asks {endpoint.base_url}: "
+        "--fresh asks it for every row, as does -o with another output"
+    )
