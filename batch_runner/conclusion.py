@@ -59,7 +59,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         try:
             exported = export(work, work.job.output_path)
         except InputError as error:  # it could be read when the plan was made
-            raise InputError(
+            kind = StorageError if summary.sent else InputError  # exit 2 says that nothing was sent
+            raise kind(
                 f"{error}; the output stays as it was, and what was answered is kept",
                 hint=error.hint or "run again once nobody writes to it",
             ) from error

@@ -246,7 +246,7 @@ def test_a_file_that_breaks_while_the_rows_are_sent_leaves_the_output_as_it_was(
             }
         ),
     )
-    with pytest.raises(br.BatchRunnerError, match=r"b\.csv\.gz.* what was answered is kept"):
+    with pytest.raises(br.StorageError, match=r"b\.csv\.gz.* what was answered is kept"):
         run(job, RunOptions(on_result=cut, limit=3))
     assert night.output.read_bytes() == before
 
