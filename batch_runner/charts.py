@@ -16,8 +16,11 @@ from batch_runner.tally import LatencyHistogram
 from batch_runner.timeline import Bin, Timeline
 
 
-FEWEST_COLUMNS = 24
+FEWEST_COLUMNS = 12
 """Fewer bins are drawn as if there were so many: a run of a second is no wall of colour."""
+ENOUGH_COLUMNS = 24
+ROWS_PER_COLUMN = 4
+"""On average, as long as there are enough columns."""
 FOLD_COLUMNS = 2
 """Width of a time in which nothing happened."""
 TICKS = 6
@@ -27,8 +30,10 @@ LAST_TICK = 97.0
 """Percent of the width from which on a label would stick out."""
 NARROW_LETTER = 2.3
 """Percent of the width of a chart on a phone that a letter of a label takes."""
-_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
           28800, 43200, 86400)  # fmt: skip
+_DECADES = ((0.3, (1, 2, 5)), (0.47, (1, 3)), (math.inf, (1,)))
+"""Labels of a logarithmic axis, and how near each other they come, in decades; the last ones always will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +66,22 @@ class TimeAxis:
     """Where each bin of a timeline stands; pauses are folded to a narrow gap."""
 
     def __init__(self, timeline: Timeline) -> None:
+        timeline.settle(rows=ROWS_PER_COLUMN, columns=ENOUGH_COLUMNS)
         self.width = timeline.width
         self._stretches: list[tuple[float, int, int]] = []  # start, first column, columns
         self.bins: list[Bin] = []
         self.folds: list[float] = []
+        self.pauses: list[float] = []
+        """Seconds that each fold leaves out."""
+        end = 0.0
         for begin, bins in timeline.stretches():
             if self.bins:
                 self.folds.append(len(self.bins) + FOLD_COLUMNS / 2)
+                self.pauses.append(begin - end)
                 self.bins += [Bin() for _ in range(FOLD_COLUMNS)]
             self._stretches.append((begin, len(self.bins), len(bins)))
             self.bins += bins
+            end = begin + len(bins) * self.width
         self.columns = max(len(self.bins), FEWEST_COLUMNS)
 
     def column(self, at: float) -> float | None:
@@ -79,6 +90,15 @@ class TimeAxis:
             if begin <= at <= begin + columns * self.width:
                 return first + (at - begin) / self.width
         return None
+
+    def cut_out(self) -> str:
+        """What the dotted lines stand for; nothing where there are none."""
+        if not self.pauses:
+            return ""
+        whole = duration(sum(self.pauses))
+        if len(self.pauses) == 1:
+            return f"a pause of {whole}, cut out"
+        return f"{len(self.pauses):,} pauses, {whole} in all, cut out"
 
     def times(self) -> list[str]:
         """When each column began, for people."""
@@ -115,7 +135,7 @@ class TimeAxis:
         inside = (
             tick(begin + after * step, first + after * step / self.width)
             for begin, first, columns in self._stretches
-            for after in range(1, int(columns * self.width / step) + 1)
+            for after in range(1, math.ceil(columns * self.width / step))
         )
         return _apart(inside, kept=starts)
 
@@ -183,10 +203,13 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
     body += [f'<path class="mark" d="M{place_of(mark):.2f} 0V100"/>' for mark in shown]
     titles = [f"{duration(a)} to {duration(b)}" for a, b in pairwise(edges)]
     body.append(_tooltips(titles, [many(count, "call") if count else "" for count in counts]))
+    decades = math.log10(edges[-1] / edges[0])
+    # Even steps: leaving out those of 1, 2, 5 that have no room would make them uneven.
+    series = next(found for least, found in _DECADES if least / decades >= 1 / (TICKS + 2))
     below = _apart(
         Tick(100 * place_of(seconds) / len(counts), _span(seconds))
         for power in range(-3, 6)
-        for seconds in (1 * 10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+        for seconds in (first * 10.0**power for first in series)
         if edges[0] < seconds < edges[-1]
     )
     return Chart(svg=_svg(len(counts), body), below=below, beside=_beside(top, whole=True))
@@ -270,8 +293,8 @@ def fit_narrow(ticks: Sequence[Tick]) -> Iterator[bool]:
 
 
 def _span(seconds: float) -> str:
-    """A round number of seconds, short: `50ms`, `0.2s`, `10s`, `5m`, `1h 30m`."""
-    if seconds < 0.1:
+    """A round number of seconds, short: `50ms`, `200ms`, `10s`, `5m`, `1h 30m`."""
+    if seconds < 1:
         return f"{seconds * 1000:g}ms"
     if seconds < 60:
         return f"{seconds:g}s"

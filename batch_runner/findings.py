@@ -80,7 +80,8 @@ class RunCourse:
     run: PastRun | None
     """None: the journal does not say (a damaged header)."""
     rows: int = 0
-    failed: int = 0
+    not_ok: int = 0
+    """Rows that failed, were cut off or refused."""
     first: float | None = None
     last: float | None = None
     bill: Bill = field(default_factory=Bill)
@@ -183,7 +184,7 @@ class Findings:
         finished = result.finished_at
         course = self._course(result.run_id, finished)
         course.rows += 1
-        course.failed += result.status is RowStatus.FAILED
+        course.not_ok += result.status is not RowStatus.OK
         course.bill.merge(bill)
         if finished is not None:
             course.first = min(course.first or finished, result.started_at or finished)

@@ -73,7 +73,11 @@ def render_report(
         limit_changes=limit_view(summary),
         settings=setting_view(work, summary, findings),
         prompt=None if redact else prompt_view(work),
-        runs=run_views(findings.courses[-MOST_RUNS:], is_going_on=_is_going_on(work, summary)),
+        runs=run_views(
+            findings.courses[-MOST_RUNS:],
+            is_going_on=_is_going_on(work, summary),
+            is_stopped=summary.stop_reason is not None,
+        ),
         more_runs=max(0, len(findings.courses) - MOST_RUNS),
         written=moment(time.time()),
         version=__version__,
@@ -195,22 +199,29 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
     if refused:
         calls = "one call" if refused == 1 else f"{refused:,} calls"
         said = f"; {calls} of the last run {'was' if refused == 1 else 'were'} answered 429"
-    each = duration(width) if width >= 1 else f"{width:g}s"
+    cut = [("fold", words)] if (words := axis.cut_out()) else []
     return [
         _chart(
-            "Rows a second", f"one column: {each}", pace, [("good", "answered"), ("bad", "failed")]
+            "Rows a second",
+            f"one column: {duration(width)}",
+            pace,
+            [("good", "answered"), ("bad", "failed"), *cut],
         ),
         _chart(
             "Rows in hand",
             f"begun and not ended, waiting for a repeat included{_undrawn(findings)}",
             flight,
-            [("area", "rows"), *([("limit", "limit on calls in flight")] if line else [])],
+            [("area", "rows"), *([("limit", "limit on calls in flight")] if line else []), *cut],
         ),
         _chart(
             "Repeated calls",
             f"after a 429, an error or a timeout{said}",
             charts.with_marks(repeats, axis, cuts),
-            [("warn", "repeats"), *([("mark", "429: calls were slowed down")] if cuts else [])],
+            [
+                ("warn", "repeats"),
+                *([("mark", "429: calls were slowed down")] if cuts else []),
+                *cut,
+            ],
             none="" if repeated or cuts else no_repeats(findings),
         ),
     ]

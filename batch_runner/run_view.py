@@ -101,17 +101,27 @@ def prompt_view(work: Work) -> list[tuple[str, str]]:
     ]
 
 
-def run_views(courses: Sequence[RunCourse], *, is_going_on: bool) -> list[Mapping[str, str]]:
-    """One for each run that did anything, oldest first; `is_going_on`: the last one."""
+def run_views(
+    courses: Sequence[RunCourse], *, is_going_on: bool, is_stopped: bool
+) -> list[Mapping[str, str]]:
+    """One for each run that did anything, oldest first; both are said of the last one.
+
+    Why an earlier one ended is not known: the journal says only that it was not killed.
+    """
+    *_, last = courses
     return [
-        _run_view(course, "going on" if is_going_on and course is courses[-1] else "killed")
+        _run_view(
+            course,
+            ended="stopped early" if is_stopped and course is last else "cleanly",
+            otherwise="going on" if is_going_on and course is last else "killed",
+        )
         for course in courses
         if course.run or course.rows
     ]
 
 
-def _run_view(course: RunCourse, otherwise: str) -> Mapping[str, str]:
-    """`otherwise`: how the run stands when it has not ended in order."""
+def _run_view(course: RunCourse, *, ended: str, otherwise: str) -> Mapping[str, str]:
+    """`otherwise`: how the run stands when it has not ended by itself."""
     run = course.run
     bill = course.bill
     least, most = bounds(bill)
@@ -119,12 +129,12 @@ def _run_view(course: RunCourse, otherwise: str) -> Mapping[str, str]:
         "started": moment(course.started_at).removesuffix(" UTC"),
         "took": duration(course.seconds) if course.rows else "",
         "rows": f"{course.rows:,}",
-        "failed": f"{course.failed:,}",
+        "not_ok": f"{course.not_ok:,}",
         "calls": f"{bill.calls:,}",
         "least": (least if bill.answered else "unknown") if bill.calls else "",
         "most": (most or NO_BOUND) if bill.calls else "",
         "model": one_line(str(run.settings.get("model", "")), 60) if run else "",
-        "ended": "in order" if run is not None and run.ended_cleanly else otherwise,
+        "ended": ended if run is not None and run.ended_cleanly else otherwise,
         "version": run.tool_version if run is not None else "",
         "id": run.run_id if run is not None else "unknown",
     }

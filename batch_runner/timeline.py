@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 
 MOST_BINS = 200
-FINEST_SECONDS = 1 / 16
+FINEST_SECONDS = 1.0
+"""A rate a second, of less than a second, is one that nobody saw."""
 LONGEST_FILLED_GAP = 3
 """Empty bins between two busy ones that are still drawn; a longer gap is a fold."""
 
@@ -82,6 +83,18 @@ class Timeline:
             after = number + 1
         if stretch:
             yield begin * self.width, stretch
+
+    def settle(self, *, rows: float, columns: int) -> None:
+        """Bins are as wide as it takes to hold so many rows on average, unless there are few of them.
+
+        One row in a narrow bin would show a rate that the run never had.
+        """
+        while len(self.bins) > columns and self._rows < rows * len(self.bins):
+            self._widen()
+
+    @property
+    def _rows(self) -> int:
+        return sum(one.answered + one.failed for one in self.bins.values())
 
     def _widen(self) -> None:
         narrow, self.bins = self.bins, {}

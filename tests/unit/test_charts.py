@@ -54,7 +54,39 @@ def test_quantiles_stand_inside_the_latency_chart():
     chart = latency_columns(histogram, [0.5])
     ET.fromstring(chart.svg)
     assert chart.svg.count('class="mark"') == 1
-    assert [tick.words for tick in chart.below][-1] == "50s"
+    assert [tick.words for tick in chart.below][-1] == "10s"
+
+
+@pytest.mark.parametrize("longest", [0.3, 1.0, 40.0, 3000.0])
+def test_the_labels_of_durations_stand_at_even_steps_in_one_way_of_writing(longest):
+    histogram = LatencyHistogram()
+    for seconds in (0.04, 0.05, longest):
+        histogram.add(seconds)
+    below = latency_columns(histogram, []).below
+    steps = [after.at - before.at for before, after in pairwise(below)]
+    assert len(below) >= 3
+    assert max(steps) < 1.5 * min(steps)
+    assert not any(tick.words.startswith("0.") for tick in below)
+
+
+@pytest.mark.parametrize(("every", "most"), [(0.9, 4), (10.0, 0.5)])
+def test_a_slow_run_is_drawn_at_the_rate_it_had(every, most):
+    line = Timeline()
+    for row in range(33):
+        line.add(1.7e9 + row * every, 1.7e9 + (row + 1) * every, failed=False, repeats=0)
+    axis = TimeAxis(line)
+    rates = [one.answered / axis.width for one in axis.bins]
+    assert axis.width >= 1
+    assert max(rates) <= most
+    assert sum(rates) / len(rates) == pytest.approx(1 / every, rel=0.2)
+
+
+def test_what_a_dotted_line_leaves_out_is_told():
+    line = Timeline()
+    for begin in (1.7e9, 1.7e9 + 600):
+        line.add(begin, begin + 20, failed=False, repeats=0)
+    assert TimeAxis(timeline()).cut_out() == ""
+    assert TimeAxis(line).cut_out() == "a pause of 9m 38s, cut out"
 
 
 def test_no_calls_make_an_empty_chart():

@@ -269,6 +269,19 @@ def test_rows_in_hand_say_what_of_a_killed_run_is_not_drawn(ran):
     assert "one call in flight when a run died is not drawn: when it began is not known" in words
 
 
+def test_how_runs_ended_and_what_is_not_ok_is_named(ran):
+    def endpoint(request):
+        cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        return answer("half", **cut) if "long" in body_of(request) else answer("ok")
+
+    html = ran(["a", "long"], endpoint).html
+    assert '<th class="n">Not ok</th>' in html
+    row = html.partition('<table class="runs">')[2].partition("<tbody>")[2]
+    assert '<td class="n">2</td><td class="n">1</td>' in row
+    assert "<td>cleanly</td>" in row
+    assert "in order" not in row
+
+
 def test_what_each_run_may_have_cost_is_told_and_unknown_is_not_zero(ran):
     job = ran(["one", "two"], lambda _: answer("fine")).job
     killed = Journal(RunDirectory(job.run_path), run_id="killed", durability=Durability.OFF)
@@ -279,7 +292,7 @@ def test_what_each_run_may_have_cost_is_told_and_unknown_is_not_zero(ran):
     names, *runs = (re.findall("<t[hd][^>]*>(.*?)</t[hd]>", line) for line in (head, first, second))
     first, second = (dict(zip(names, run, strict=True)) for run in runs)
     shown = ("Calls", "At least", "At most", "Ended")
-    assert [first[name] for name in shown] == ["2", "$0.000240", "$0.000240", "in order"]
+    assert [first[name] for name in shown] == ["2", "$0.000240", "$0.000240", "cleanly"]
     assert [second[name] for name in shown] == ["1", "unknown", "$0.0000830", "killed"]
 
 
