@@ -17,6 +17,7 @@ from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
 from batch_runner.outset import endings_of, read_outset
+from batch_runner.plan import WITHOUT_REQUEST
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
@@ -34,7 +35,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
     if options.dry_run:
         summary.plan = None if work.prospect is None else work.prospect.to_json()
-        _count_rows(summary, work)
+        summary.count(endings_of(work.plan, work.replay.index))
         return summary
     # Where --fresh found nothing to send, the journal is still there, and nobody has read it.
     if not storage_failed and (dispatch is not None or not options.fresh):
@@ -44,7 +45,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         return summary
     if stopped_by_signal or summary.exit_code is ExitCode.STORAGE:
         summary.elapsed_seconds = time.time() - work.started_at
-        _count_rows(summary, work)
+        summary.count(endings_of(work.plan, work.replay.index))
         try:
             _write_meta(work, summary)
         except StorageError as error:
@@ -115,15 +116,6 @@ def _summary_of_plan(work: Work) -> RunSummary:
     )
 
 
-def _count_rows(summary: RunSummary, work: Work) -> None:
-    """How the rows of the input stand, those of earlier runs too, without reading it again."""
-    summary.statuses, summary.codes = Counter(), Counter()
-    for (status, code), n in endings_of(work.plan, work.replay.index).items():
-        summary.statuses[status] += n
-        if code is not None:
-            summary.codes[code] += n
-
-
 def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     tally = dispatch.tally
     summary.sent = tally.finished
@@ -170,8 +162,11 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
 def _newly_unsendable(work: Work) -> int:
     """How many more rows have no request than when the output was last written: nobody sends them."""
     before = read_outset(work.before)
-    known = 0 if before is None else before.endings[RowStatus.FAILED, None]
-    return max(0, work.plan.unsendable[RowStatus.FAILED] - known)
+    known = () if before is None else before.endings.items()
+    had = sum(
+        n for (status, code), n in known if status is RowStatus.FAILED and code in WITHOUT_REQUEST
+    )
+    return max(0, work.plan.failed_unsent - had)
 
 
 def _price_source(bill: Bill, work: Work) -> str | None:

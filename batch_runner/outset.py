@@ -39,7 +39,6 @@ class Outset:
     left_out: list[list[Any]] = field(default_factory=list)
     """Likewise, of the files that could not be read."""
     endings: Endings = field(default_factory=Counter)
-    """Failed ones without a code have no request."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -77,14 +76,14 @@ def outset_of(
 
 
 def endings_of(plan: Plan, index: Index, *, copies: bool = True) -> Endings:
-    """How the rows of the plan stand now; those without a request have no code here."""
+    """How the rows of the plan stand now."""
     entries = plan.entries
     if copies or not plan.dedupe:
         numbers = (n for n in entries if n != UNSENDABLE)
     else:
         numbers = (n for row, n in enumerate(entries) if n != UNSENDABLE and not plan.is_copy(row))
     endings = index.endings(numbers)
-    endings.update({(status, None): n for status, n in plan.unsendable.items()})
+    endings.update(plan.unsendable)
     return endings
 
 

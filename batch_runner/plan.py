@@ -68,6 +68,9 @@ def _refuse_drawn(temperature: object, *, place: str) -> None:
 UNSENDABLE = 0xFFFFFFFF
 """Stands for an entry number: the row has no request (missing value, bad input)."""
 
+WITHOUT_REQUEST = frozenset({ErrorCode.MISSING_VALUE, ErrorCode.BAD_INPUT})
+"""Codes of those rows, and of no others: `retry` cannot send them."""
+
 Wanted = Callable[[RowStatus, str | None], bool]
 """Whether a row that stands so (status and code; PENDING without a result) is to be sent."""
 Watch = Callable[[Request, bool, int], None]
@@ -95,7 +98,8 @@ class Plan:
     """Rows whose request equals that of an earlier row."""
     dedupe: bool = False
     """Those rows share the entry of the first: one call answers them all."""
-    unsendable: Counter[RowStatus] = field(default_factory=Counter)
+    unsendable: Counter[tuple[RowStatus, str]] = field(default_factory=Counter)
+    """Rows without a request, by status and code."""
     bad: list[BadRecord] = field(default_factory=list)
     bad_count: int = 0
     torn: list[TornLine] = field(default_factory=list)
@@ -119,6 +123,11 @@ class Plan:
     def not_wanted(self) -> int:
         """Rows with a request of their own that is not to be sent: done before, or not chosen now."""
         return self.rows - self.to_send - self.unsendable.total() - self.copies
+
+    @property
+    def failed_unsent(self) -> int:
+        """Rows without a request that nobody meant to leave out."""
+        return sum(n for (status, _), n in self.unsendable.items() if status is RowStatus.FAILED)
 
     def keep_first(self, limit: int) -> None:
         """Only the first `limit` wanted rows stay wanted."""
@@ -188,7 +197,7 @@ def make_plan(
             plan.labels.append(digest_of_label(label))
         request = builder.build(row)
         if isinstance(request, Failure):
-            plan.unsendable[request.status] += 1
+            plan.unsendable[request.status, str(request.code)] += 1
             _append(plan, UNSENDABLE, 0)
             if UNDEFINED in request.message:
                 undefined.append(f"{row.place}: {request.message}")
@@ -287,7 +296,7 @@ def _raise_for_bad(job: JobSpec, plan: Plan) -> None:
 
 def _raise_if_nothing_fits(job: JobSpec, plan: Plan, undefined: list[str]) -> None:
     """A field that no row has is a slip in the template, not a fault of every row."""
-    if not undefined or plan.unsendable[RowStatus.FAILED] < plan.rows:
+    if not undefined or plan.failed_unsent < plan.rows:
         return
     raise JobError(
         f"{job.place('prompt')}: a template asks for a field that no row has: {undefined[0]}",

@@ -109,7 +109,7 @@ def prospect_of(
     sent = index.endings(compress(plan.entries, plan.wanted))
     resting = endings_of(plan, index, copies=False)
     resting.subtract(sent)
-    resting.subtract({(status, None): n for status, n in plan.unsendable.items()})
+    resting.subtract(plan.unsendable)
     again, left = Counter[RowStatus](), Counter[RowStatus]()
     for (status, _), n in sent.items():
         again[status] += n

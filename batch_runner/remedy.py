@@ -1,10 +1,12 @@
 """What to do about rows without a full answer: for each error code a sentence and a command."""
 
 import shlex
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from batch_runner.plan import TRANSIENT
-from batch_runner.records import ErrorCode, other
+from batch_runner.plan import TRANSIENT, WITHOUT_REQUEST
+from batch_runner.records import ErrorCode, RowStatus, other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,36 @@ def command(verb: str, invocation: str, *options: str) -> str:
 def remedy(code: str, invocation: str) -> Remedy:
     words, verb, options = _REMEDIES.get(code) or _unnamed(code)
     return Remedy(words=words, command=command(verb, invocation, *options))
+
+
+def all_pass(codes: Iterable[str]) -> bool:
+    """Every error may pass by itself: the next run sends these rows."""
+    return all(code in TRANSIENT for code in codes)
+
+
+def way_out(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) -> str:
+    """One for all rows without a full answer: what to type, and where that needs it, why."""
+    if all_pass(codes):
+        return f"a later run sends them again: {command('run', invocation)}"
+    if all(code in WITHOUT_REQUEST for code in codes):
+        return f"mend these cells, then {command('run', invocation)}"
+    curable = sorted(code for code in codes if code not in _SAME_AGAIN)
+    options = [
+        word
+        for kind in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
+        if statuses[kind]
+        for word in ("--include", str(kind))
+    ]
+    if codes[ErrorCode.BAD_REQUEST] and curable and not any("," in code for code in curable):
+        options += ["--only", ",".join(curable)]
+    if statuses[RowStatus.INCOMPLETE] and codes[ErrorCode.MAX_OUTPUT_TOKENS]:
+        # The same cap would cut them off again.
+        options += ["--set", "retry.on_incomplete=retry"]
+    return command("retry", invocation, *options)
+
+
+_SAME_AGAIN = WITHOUT_REQUEST | {ErrorCode.BAD_REQUEST}
+"""Asking once more for the same gives the same."""
 
 
 def _unnamed(code: str) -> tuple[str, str, tuple[str, ...]]:

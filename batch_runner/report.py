@@ -10,10 +10,9 @@ from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
 from batch_runner.money_view import at_most_words, bound_words, known_dollars
-from batch_runner.plan import TRANSIENT
 from batch_runner.printable import one_line
 from batch_runner.records import ErrorCode, RowStatus
-from batch_runner.remedy import command, remedy
+from batch_runner.remedy import all_pass, command, remedy, way_out
 from batch_runner.summary import RunSummary
 
 
@@ -23,9 +22,6 @@ LONGEST_CODE = 60
 LONGEST_EXAMPLE = 160
 MOST_EXAMPLES = 3
 """Of errors, at the end of a run; `report` has one for each."""
-
-_WITHOUT_REQUEST = (ErrorCode.MISSING_VALUE, ErrorCode.BAD_INPUT)
-"""Rows that `retry` cannot send."""
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
@@ -95,7 +91,7 @@ def _limits(summary: RunSummary) -> str:
 
 
 def _notes(summary: RunSummary) -> Iterator[str]:
-    if (limited := summary.codes[ErrorCode.RATE_LIMITED]) and not _all_pass(summary):
+    if (limited := summary.codes[ErrorCode.RATE_LIMITED]) and not all_pass(summary.wanting):
         yield (
             f"note     {limited:,} rate_limited: a later run sends them again: "
             f"{command('run', summary.invocation)}"
@@ -222,11 +218,6 @@ def _failed(summary: RunSummary) -> str:
     return f"{', '.join(named)}     -> {_way_out(summary)}"
 
 
-def _all_pass(summary: RunSummary) -> bool:
-    """Every error may pass by itself: the next run sends these rows."""
-    return all(code in TRANSIENT for code in summary.wanting)
-
-
 def _examples(summary: RunSummary) -> Iterator[str]:
     """For each of the commonest errors a row that ended so, and what helps against this one."""
     shown = _way_out(summary)
@@ -240,18 +231,4 @@ def _examples(summary: RunSummary) -> Iterator[str]:
 
 
 def _way_out(summary: RunSummary) -> str:
-    if _all_pass(summary):
-        return f"a later run sends them again: {command('run', summary.invocation)}"
-    codes, statuses = summary.wanting, summary.statuses
-    if all(code in _WITHOUT_REQUEST for code in codes):
-        return f"mend these cells, then {command('run', summary.invocation)}"
-    options = [
-        word
-        for kind in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
-        if statuses[kind]
-        for word in ("--include", str(kind))
-    ]
-    if statuses[RowStatus.INCOMPLETE] and codes[ErrorCode.MAX_OUTPUT_TOKENS]:
-        # The same cap would cut them off again.
-        options += ["--set", "retry.on_incomplete=retry"]
-    return command("retry", summary.invocation, *options)
+    return one_line(way_out(summary.wanting, summary.statuses, summary.invocation), 500)

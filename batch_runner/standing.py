@@ -9,8 +9,8 @@ from batch_runner.changes import other_model
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
-from batch_runner.plan import UNSENDABLE
-from batch_runner.records import Failure, RowStatus
+from batch_runner.outset import endings_of
+from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
@@ -43,7 +43,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         latency_quantiles=findings.latencies.quantiles(),
         warnings=list(work.warnings),
     )
-    _count_rows(summary, work)
+    summary.count(endings_of(work.plan, work.replay.index))
     if note := other_model(work):
         summary.warnings.insert(0, note)
     if left := findings.left_over:
@@ -64,28 +64,6 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         summary.output = str(work.job.output_path)
     _add_what_the_run_told(summary, work)
     return summary
-
-
-def _count_rows(summary: RunSummary, work: Work) -> None:
-    summary.statuses.update(work.plan.unsendable)
-    for number in work.plan.entries:
-        if number == UNSENDABLE:
-            continue
-        entry = work.replay.index.entry(number)
-        summary.statuses[entry.status if entry else RowStatus.PENDING] += 1
-        if entry is not None and entry.code:
-            summary.codes[entry.code] += 1
-    if work.plan.unsendable:
-        _count_unsendable(summary, work)
-
-
-def _count_unsendable(summary: RunSummary, work: Work) -> None:
-    """Why there is no request is not remembered: the rows are built once more."""
-    for row in work.table.rows(columns=work.builder.columns, on_bad=lambda _: None):
-        if row.index < work.plan.rows and not work.plan.has_request(row.index):
-            built = work.builder.build(row)
-            if isinstance(built, Failure):
-                summary.codes[str(built.code)] += 1
 
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:

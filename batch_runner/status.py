@@ -18,7 +18,7 @@ from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
 from batch_runner.records import RowStatus
-from batch_runner.remedy import command
+from batch_runner.remedy import all_pass, command, way_out
 from batch_runner.report import failed_name
 from batch_runner.run_place import RunPlace, output_of
 
@@ -82,9 +82,10 @@ class Status:
     @property
     def codes(self) -> Counter[str]:
         """Rows without a full answer, by error code."""
-        return Counter(
-            {str(code or "no_request"): n for (status, code), n in self._wanting().items()}
-        )
+        found: Counter[str] = Counter()
+        for (_, code), n in self._wanting().items():
+            found[str(code or "no_request")] += n  # of an earlier version, which kept no code
+        return found
 
     def _wanting(self) -> Endings:
         left_out = (RowStatus.OK, RowStatus.PENDING, RowStatus.SKIPPED)
@@ -136,7 +137,7 @@ class Status:
             named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
             more = len(self.codes) - len(most)
             named += [f"{more} other codes"] if more else []
-            lines.append(f"  {failed_name(self.statuses)}   {', '.join(named)}")
+            lines.append(f"  {failed_name(self.statuses)}   {', '.join(named)}{self._way_out()}")
         lines.append(f"  {self._state()}")
         lines += self._pace()
         lines += self._money()
@@ -190,6 +191,12 @@ class Status:
         if self.to_send and self.invocation is not None:
             words += f"; to go on     -> {command('run', self.invocation)}"
         return words
+
+    def _way_out(self) -> str:
+        """For rows that no run sends again by itself; those that one sends have theirs below."""
+        if self.holder is not None or self.invocation is None or all_pass(self.codes):
+            return ""
+        return f"     -> {one_line(way_out(self.codes, self.statuses, self.invocation), 500)}"
 
     def _pace(self) -> list[str]:
         lines = []

@@ -76,6 +76,14 @@ class RunSummary:
         codes[ErrorCode.MISSING_VALUE] -= self.statuses[RowStatus.SKIPPED]
         return +codes
 
+    def count(self, endings: Mapping[tuple[RowStatus, str | None], int]) -> None:
+        """The rows of the input stand so, those of earlier runs too."""
+        self.statuses, self.codes = Counter(), Counter()
+        for (status, code), n in endings.items():
+            self.statuses[status] += n
+            if code is not None:
+                self.codes[code] += n
+
     def to_json(self) -> dict[str, Any]:
         """What `<output>.meta.json` holds."""
         return {

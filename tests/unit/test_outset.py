@@ -30,7 +30,7 @@ def plan(**changes):
         occurrences=array("I", [0, 0, 0, 1, 0]),
         wanted=bytearray([0, 1, 1, 0, 0]),
         duplicates=1,
-        unsendable=Counter({RowStatus.FAILED: 1}),
+        unsendable=Counter({(RowStatus.FAILED, "bad_input"): 1}),
         **changes,
     )
 
@@ -47,7 +47,7 @@ def test_the_rows_of_the_input_count_and_no_other_results(index):
         (RowStatus.OK, None): 1,
         (RowStatus.FAILED, "timeout"): 1,
         (RowStatus.PENDING, None): 1,
-        (RowStatus.FAILED, None): 1,
+        (RowStatus.FAILED, "bad_input"): 1,
     }
     assert endings_of(plan(dedupe=True), index)[RowStatus.OK, None] == 2
     assert read_outset(manifest(outset.to_json())) == outset

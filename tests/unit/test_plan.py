@@ -120,7 +120,10 @@ def test_rows_without_a_request_are_counted_and_never_sent(planned):
     work = planned(prompt={"missing": "skip"})
     work.write("a", {"x": ""}, {"x": None}, {}, "b", {"x": "\ud800"})
     plan = work.plan()
-    assert plan.unsendable == {RowStatus.SKIPPED: 3, RowStatus.FAILED: 1}
+    assert plan.unsendable == {
+        (RowStatus.SKIPPED, "missing_value"): 3,
+        (RowStatus.FAILED, "bad_input"): 1,
+    }
     assert [plan.has_request(row) for row in range(6)] == [True, False, False, False, True, False]
     assert [request.row for request in work.requests()] == [0, 4]
 

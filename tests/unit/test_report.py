@@ -208,12 +208,21 @@ def test_a_mix_of_failed_and_cut_off_rows_has_a_command_that_takes_both():
     told = line("not ok", statuses=statuses, codes=codes)
     assert told.endswith(
         "batch-runner retry jobs/summarize_articles.toml --include incomplete --include refused "
-        "--set retry.on_incomplete=retry"
-    )
+        "--only max_output_tokens,other:refusal --set retry.on_incomplete=retry"
+    ), "what the endpoint does not accept, it does not accept again"
     import shlex
 
     words = shlex.split(told.partition("-> batch-runner ")[2])
     assert build_parser().parse_args(words).include == ["incomplete", "refused"]
+
+
+def test_what_the_endpoint_does_not_accept_is_not_sent_again_among_others():
+    mixed = line("failed", codes=Counter({"bad_request": 3, "json_invalid": 2, "timeout": 1}))
+    assert mixed.endswith(
+        "batch-runner retry jobs/summarize_articles.toml --only json_invalid,timeout"
+    )
+    alone = line("failed", codes=Counter({"bad_request": 3}))
+    assert alone.endswith("batch-runner retry jobs/summarize_articles.toml")
 
 
 def test_rows_that_retry_cannot_send_are_not_sent_there():

@@ -114,6 +114,24 @@ def test_after_a_run_it_tells_how_rows_ended_and_what_they_cost(place, run):
     assert told["cost_usd"] > 0
 
 
+def test_rows_that_failed_for_good_have_the_way_out_and_the_code_that_the_report_gives(
+    run, main_cli, tmp_path
+):
+    (tmp_path / "in.csv").write_text('body\none\n""\n[[fault:400]] three\n')
+    assert run().code == 3
+    status, report = main_cli("status", "job.toml").out, main_cli("report", "job.toml").out
+    for told in (status, report):
+        failed = next(line for line in told.splitlines() if line.strip().startswith("failed  "))
+        assert "1 missing_value" in failed
+        assert "1 bad_request" in failed
+        assert failed.endswith("     -> batch-runner retry job.toml")
+    meta = json.loads((tmp_path / "out.csv.meta.json").read_text())
+    assert (
+        meta["error_codes"]
+        == json.loads(main_cli("status", "job.toml", "--json").out)["error_codes"]
+    )
+
+
 def test_results_whose_rows_have_left_the_input_are_no_progress(place, run, tmp_path):
     run()
     (tmp_path / "in.csv").write_text("body\nfour\ntwo\n")
