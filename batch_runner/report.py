@@ -20,8 +20,8 @@ MOST_LINES = 12
 MOST_CODES = 6
 LONGEST_CODE = 60
 LONGEST_EXAMPLE = 160
-MOST_EXAMPLES = 3
-"""Of errors, at the end of a run; `report` has one for each."""
+MOST_EXAMPLES = MOST_CODES
+"""Of errors, at the end of a run, as far as there is room; `report` has one for each."""
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
@@ -86,7 +86,7 @@ def _limits(summary: RunSummary) -> str:
         if not first == lowest == last:
             words.append(course)
         if rate := changes[-1]["rate"]:
-            words.append(f"in the end {rate:.3g} calls a second")
+            words.append(f"in the end {rate:.3g} call{'s' * (f'{rate:.3g}' != '1')} a second")
     return "; ".join(words)
 
 
@@ -190,7 +190,9 @@ def _cost(model: str, bill: Bill) -> str:
         known = f"{known_dollars(bill, bill.answers)} at list price"
     else:
         known = (
-            "no call told what it used" if bill.unknown_calls else "nothing: no call was answered"
+            "no call told what it used"
+            if bill.unknown_calls
+            else "nothing: no call got so far as to cost anything"
         )
     extras = []
     if bill.failures:
@@ -219,14 +221,20 @@ def _failed(summary: RunSummary) -> str:
 
 
 def _examples(summary: RunSummary) -> Iterator[str]:
-    """For each of the commonest errors a row that ended so, and what helps against this one."""
+    """For each of the commonest errors a row that ended so, and what helps against this one.
+
+    Flags that mean the job are said once.
+    """
     shown = _way_out(summary)
     for code, n in summary.wanting.most_common(MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
         way_out = remedy(code, summary.invocation).command
+        seen = shown.endswith(way_out)
+        if any(word.startswith("-") for word in summary.invocation.split()):
+            way_out = remedy(code, "...").command  # the line above has all of those flags
         many = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(summary.wanting) > 1 else ""
-        arrow = "" if shown.endswith(way_out) else f"  -> {way_out}"
+        arrow = "" if seen else f"  -> {way_out}"
         yield f"         {many}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
 
 

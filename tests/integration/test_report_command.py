@@ -64,7 +64,10 @@ def test_a_report_goes_to_a_page_and_to_no_table(folder, main_cli):
 
 def test_a_row_that_was_refused_costs_nothing_and_is_said_so(folder, main_cli):
     (folder / "in.csv").write_text("id,body\n1,x [[fault:400]]\n")
-    assert "cost     nothing: no call was answered" in main_cli("run", "job.toml").err
+    assert (
+        "cost     nothing: no call got so far as to cost anything"
+        in main_cli("run", "job.toml").err
+    )
 
 
 def test_json_tells_the_same_to_programs(folder, main_cli):

@@ -250,6 +250,19 @@ def test_each_error_has_an_example_and_what_helps():
     assert "\x1b" not in lines[at + 2]
 
 
+def test_six_errors_have_an_example_each_and_flags_are_said_once():
+    codes = ("timeout", "auth", "bad_request", "other:refusal", "max_output_tokens", "json_invalid")
+    told = summary_lines(
+        summary(codes=Counter(dict.fromkeys(codes, 1)), invocation="-i a.csv --set retry.attempts=2",
+                examples={code: f"row {n}: says why" for n, code in enumerate(codes)})
+    )  # fmt: skip
+    assert len(told) == MOST_LINES
+    for code in codes:
+        assert any(f"1 {code}, such as row" in one and "-> batch-runner" in one for one in told)
+    assert len([one for one in told if "retry.attempts" in one]) == 1
+    assert any(one.endswith("-> batch-runner check ... --probe") for one in told)
+
+
 def test_an_example_never_pushes_the_output_out():
     lines = summary_lines(
         summary(codes=Counter({"timeout": 3, "content_filter": 1}), examples=EXAMPLES,
@@ -284,7 +297,7 @@ def test_what_is_the_same_for_this_run_and_all_is_said_once():
     lost = bill(calls=9, answered=0, answers=Decimal(0), failures=Decimal(0), tokens=Tokens())
     lines = summary_lines(summary(run_bill=refused, bill=lost))
     assert [one for one in lines if "none reported" in one] == ["tokens   none reported"]
-    assert "cost     this run  nothing: no call was answered" in lines
+    assert "cost     this run  nothing: no call got so far as to cost anything" in lines
     assert "         all runs  no call told what it used (3 attempts" in "\n".join(lines)
 
 
@@ -327,6 +340,14 @@ def change(was, now, rate=None):
             (
                 "1,200 calls were answered 429 (too many requests); "
                 "calls in flight went from 64 down to 4 and up to 9; in the end 2.5 calls a second"
+            ),
+        ),
+        (
+            1,
+            [change(8, 4), change(4, 4, 1.0)],
+            (
+                "1 call was answered 429 (too many requests); calls in flight went from 8 down to 4; "
+                "in the end 1 call a second"
             ),
         ),
         (2, [change(20, 20)], "2 calls were answered 429 (too many requests)"),
