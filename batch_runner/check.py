@@ -21,9 +21,10 @@ from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import requests, unfinished
+from batch_runner.printable import printable
 from batch_runner.progress import ProgressStyle
 from batch_runner.prospect import Prospect, prospect_of
-from batch_runner.records import ANSWERED, Request, RowResult, RowStatus
+from batch_runner.records import ANSWERED, Failure, Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
 from batch_runner.tables import ignore
@@ -44,7 +45,7 @@ class CheckReport:
 
     job: str
     prospect: Prospect
-    first_without: int | None = None
+    first_without: str = ""
     """The first row without a request, counted from 1."""
     dedupe: bool
     """Equal rows share the answer of the first."""
@@ -88,8 +89,7 @@ class CheckReport:
         yield f"plan     {', '.join([plan.sending(), *plan.resting()])}"
         if without := plan.without_request:
             rows = f"{many(without, 'row')} {'has' if without == 1 else 'have'}"
-            first = f"the first is row {self.first_without:,}"
-            yield f"         {rows} no request, for an empty or unusable cell: {first}"
+            yield f"         {rows} no request; the first is {self.first_without}"
         if same := plan.duplicates:
             rows = f"{many(same, 'row')} {'asks' if same == 1 else 'ask'}"
             shared = "answered by one call" if self.dedupe else "run --dedupe sends it once"
@@ -156,7 +156,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
         return CheckReport(
             job=job.name,
             prospect=prospect,
-            first_without=next((n + 1 for n in range(plan.rows) if not plan.has_request(n)), None),
+            first_without=_first_without(work),
             dedupe=plan.dedupe,
             input=_files(work.table.paths),
             output=str(job.output_path),
@@ -302,6 +302,19 @@ def _requests(work: Work) -> Iterator[Request]:
         return requests(work.plan, work.table, work.builder, work.replay.index)
     rows = work.table.rows(columns=work.builder.columns, on_bad=ignore)
     return (built for row in rows if isinstance(built := work.builder.build(row), Request))
+
+
+def _first_without(work: Work) -> str:
+    """The first row that has no request, and why; the plan remembers neither."""
+    for row in work.table.rows(columns=work.builder.columns, on_bad=ignore):
+        if row.index >= work.plan.rows or not work.plan.unsendable:
+            break
+        if not work.plan.has_request(row.index):
+            built, label = work.builder.build(row), work.builder.label(row)
+            why = f": {built.message}" if isinstance(built, Failure) else ""
+            name = f" ({label})" if label else ""
+            return printable(f"{row.place}{name}{why}")
+    return ""
 
 
 def _failed(status: RowStatus, _code: str | None) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from batch_runner.amounts import count, decimals, dollars, many
+from batch_runner.amounts import count, decimals, many
 from batch_runner.costs import CostReport, Group
 from batch_runner.money_view import (
     CAUSES,
@@ -176,8 +176,8 @@ def _footnotes(report: CostReport) -> Iterator[str]:
         yield f"in all: {bound_words(bill)}"
     for tier, one in sorted(report.total.cheaper.items()):
         yield (
-            f"in the {tier} tier these calls would have cost {dollars(one.usd)} "
-            f"instead of {dollars(one.instead_of)}"
+            f"in the {tier} tier these calls would have cost {known_dollars(bill, one.usd)} "
+            f"instead of {known_dollars(bill, one.instead_of)}"
         )
     for doubt, number in sorted(bill.doubts.items()):
         yield f"{many(number, 'call')}: {doubt}"

@@ -160,9 +160,10 @@ def serve(
 
 def _how_to_use(endpoint: LocalEndpoint) -> str:
     return (
-        f'in the job: request.model = "{endpoint.model}", endpoint.base_url = "{endpoint.url}", '
-        f"limits.concurrency = {endpoint.slots} (it answers so many at a time)\n"
+        f'in the job: request.model = "{endpoint.model}", endpoint.base_url = "{endpoint.url}",\n'
+        f"  limits.concurrency = {endpoint.slots} (it answers so many at a time)\n"
         f"or type: batch-runner run JOB -m {endpoint.model} --base-url {endpoint.url} -c {endpoint.slots}\n"
+        "running until Ctrl-C\n"
     )
 
 

@@ -117,7 +117,11 @@ def check_replaceable(
         found = names_in(path, encoding=encoding, delimiter=delimiter)
         if len({*names} & {*found}) < min(_ENOUGH, len(names)):
             some = ", ".join(map(repr, [*names][:_ENOUGH]))
-            raise _foreign(path, place, f"is no table with columns such as {some}")
+            raise _foreign(
+                path,
+                place,
+                f"is not what batch_runner writes there: it has no columns such as {some}",
+            )
 
 
 def check_report_replaceable(path: Path, *, place: str) -> None:
@@ -151,7 +155,7 @@ def names_in(
 def _foreign(path: Path, place: str, what: str) -> JobError:
     return JobError(
         f"{place}: {str(path)!r} exists and {what}",
-        hint="move it away, or choose another file",
+        hint=f"move it away, or choose another file{' with -o' * (place == '-o')}",
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from batch_runner.amounts import many
 from batch_runner.errors import InputError
+from batch_runner.printable import shortened
 from batch_runner.records import Row
 from batch_runner.tables import (
     CsvTable,
@@ -38,6 +39,7 @@ MOST_FILES = 20
 """Of a folder, that are looked into."""
 MOST_BYTES = 1 << 26
 """Of each of them, in which a byte that is not UTF-8 is looked for."""
+SHOWN_VALUE = 40
 LONGEST_KEY = 60
 """Characters: what is longer is text that happens not to repeat."""
 
@@ -60,6 +62,8 @@ class ColumnLook:
     mean_length: float
     longest: int
     is_text: bool
+    twice: str | None = None
+    """The first value that comes again."""
 
     def describe(self, rows: int) -> str:
         gaps = "" if self.filled == rows else f", empty in {rows - self.filled} of {rows}"
@@ -79,6 +83,8 @@ class _Source:
     beside: Path
     """The output goes beside this: the file, or the folder of all that the pattern can match."""
     encoding: str = UTF_8
+    not_utf_8: str = "it"
+    """The file that asks for this encoding, if there are several."""
 
     @property
     def is_pattern(self) -> bool:
@@ -103,7 +109,11 @@ def starter_job(file: Path, *, folder: Path | None = None) -> str:
     InputError when no data can be read there.
     """
     named = _source(file)
-    source = replace(named, encoding=_encoding(named.files))
+    encoding = _encoding(named.files)
+    source = replace(named, encoding=encoding)
+    if encoding != UTF_8 and len(named.files) > 1:
+        odd = next(file for file in named.files if _encoding([file]) == encoding)
+        source = replace(source, not_utf_8=_one_line(odd.name))
     table = _opened(source.files, source.encoding)
     rows = [*_first_rows(source, table)]
     looks = [_look(name, rows) for name in _names(table.header, rows)]
@@ -206,14 +216,11 @@ def _lines(
     later = "   # all files that are there when it is run" * source.is_pattern
     yield f"path = {_quoted(_placed(source.path, folder))}{later}"
     if source.encoding != UTF_8:
-        look = "it is not UTF-8; this is a guess: look at the accents that check shows"
+        look = f"{source.not_utf_8} is not UTF-8; this is a guess: look at the accents that check shows"
         yield f"encoding = {_quoted(source.encoding)}   # {look}"
     if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(source.files[0]):
         yield f"delimiter = {_quoted(table.delimiter)}"
-    if key is not None:
-        yield f"key = {_quoted(key)}   # names each row once: for messages, and to see what changed"
-    else:
-        yield '# key = "..."   # a column that names each row once, for messages'
+    yield from _key_lines(looks, key)
     yield ""
     yield "[prompt]"
     yield 'instructions = "You write plain, factual summaries."'
@@ -238,6 +245,16 @@ def _lines(
     yield ""
     yield f"[output]   # {why}; what is done is remembered beside it, in a folder that ends in .run"
     yield f"path = {_quoted(_placed(output, folder))}"
+
+
+def _key_lines(looks: Sequence[ColumnLook], key: str | None) -> Iterator[str]:
+    if key is not None:
+        yield f"key = {_quoted(key)}   # names each row once: for messages, and to see what changed"
+    else:
+        yield '# key = "..."   # a column that names each row once, for messages'
+    if (no_key := _no_key(looks, key)) is not None:
+        again = _one_line(shortened(no_key.twice or "", SHOWN_VALUE))
+        yield f"# {_one_line(no_key.name)} is no key: {again!r} comes more than once"
 
 
 def _opened(files: Sequence[Path], encoding: str) -> Table:
@@ -301,13 +318,15 @@ def _names(header: Sequence[str] | None, rows: Sequence[Row]) -> list[str]:
 def _look(name: str, rows: Sequence[Row]) -> ColumnLook:
     values = [row.values.get(name) for row in rows]
     filled = [_text(value) for value in values if value not in (None, "")]
+    times = Counter(filled)
     return ColumnLook(
         name=name,
         filled=len(filled),
-        distinct=len(set(filled)),
+        distinct=len(times),
         mean_length=sum(map(len, filled)) / max(1, len(filled)),
         longest=max(map(len, filled), default=0),
         is_text=any(isinstance(value, str) for value in values),
+        twice=next((text for text, n in times.items() if n > 1), None),
     )
 
 
@@ -331,6 +350,14 @@ def _key(looks: Sequence[ColumnLook], rows: int) -> str | None:
     ]
     named = [look for look in unique if _KEY_NAME.search(look.name)]
     return next((look.name for look in [*named, *unique[:1]]), None)
+
+
+def _no_key(looks: Sequence[ColumnLook], key: str | None) -> ColumnLook | None:
+    """A column that is called a key, and repeats; not said where another one of that kind is taken."""
+    if key is not None and _KEY_NAME.search(key):
+        return None
+    named = (look for look in looks if _KEY_NAME.search(look.name))
+    return next((look for look in named if look.twice is not None), None)
 
 
 def _reference(look: ColumnLook | None) -> str:

@@ -105,6 +105,8 @@ def _refuse_data(command: str, name: str) -> None:
     folder = run_folder(name)
     if inner_suffix(Path(name)) not in FORMAT_OF_SUFFIX and folder is None:
         return
+    if folder is None and not Path(name).exists():
+        raise UsageError(f"{name!r}: no such file", hint="is the name misspelt?")
     quoted = shlex.quote(name)
     ways = f"batch-runner init {quoted} -o job.toml writes a job for it"
     if command in ("run", "check", "estimate"):
@@ -124,7 +126,10 @@ def _refuse_data(command: str, name: str) -> None:
         if job and Path(job).suffix == ".toml":
             ways = f"name the job that wrote it: batch-runner {command} {shlex.quote(job)}"
     kind = "run folder" if Path(name).is_dir() else "data file"
-    raise UsageError(f"{name!r} is a {kind}, and {command} takes a job file (TOML)", hint=ways)
+    output = "" if command == "run" else ", or the output of a run"
+    raise UsageError(
+        f"{name!r} is a {kind}, and {command} takes a job file (TOML){output}", hint=ways
+    )
 
 
 def _local_model() -> dict[str, Any]:

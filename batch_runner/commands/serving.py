@@ -1,6 +1,7 @@
 """Endpoints on this machine: `serve` and `faults`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from batch_runner.errors import UsageError
@@ -19,6 +20,8 @@ def faults(arguments: argparse.Namespace) -> int:
     from batch_runner.signals import Interrupted, until_signal
 
     def say(url: str) -> None:
+        if not arguments.quiet:
+            sys.stderr.write("answering until Ctrl-C\n")
         print(url, flush=True)
 
     # What a script sets holds unless it is typed.

@@ -60,7 +60,7 @@ def test_a_file_of_other_hands_is_not_replaced(main_cli, job, words, name, text)
     what = (
         "is no report of batch_runner"
         if name.endswith(".html")
-        else "is no table with columns such as "
+        else "is not what batch_runner writes there: it has no columns such as "
     )
     assert f"exists and {what}" in refused.err
     assert "choose another file" in refused.err

@@ -44,9 +44,17 @@ def test_a_data_file_in_the_place_of_a_job_is_told_as_such(tmp_path, main_cli, c
     (tmp_path / "in.csv").write_text("body\none\n")
     told = main_cli(command, "in.csv")
     assert told.code == 2
-    assert f"'in.csv' is a data file, and {command} takes a job file" in told.err
+    assert f"'in.csv' is a data file, and {command} takes a job file (TOML)" in told.err
+    assert ("the output of a run" in told.err) == (command != "run")
     assert "batch-runner init in.csv -o job.toml" in told.err
     assert ("-i in.csv" in told.err) == (command in ("run", "check", "estimate"))
+
+
+def test_a_name_that_is_no_file_is_not_taken_for_data(tmp_path, main_cli):
+    told = main_cli("export", "nosuch.csv")
+    assert told.code == 2
+    assert "'nosuch.csv': no such file" in told.err
+    assert "init" not in told.err
 
 
 def test_run_names_the_job_that_wrote_an_output_in_its_place(tmp_path, main_cli, fault_server):

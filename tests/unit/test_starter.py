@@ -82,6 +82,19 @@ def test_a_file_that_is_not_utf_8_gets_a_job_that_reads_it(started, last, encodi
     assert check(job).to_send == rows + 1
 
 
+def test_a_column_called_a_key_that_is_none_is_told_with_the_value_that_repeats(started):
+    rows = "".join(f"{n // 2},A longer text {n}\n" for n in range(4))
+    job, text = started("in.csv", f"id,body\n{rows}")
+    assert job.input.key == ()
+    assert "# id is no key: '0' comes more than once\n" in text
+    assert "is no key" not in started("articles.csv", CSV)[1]
+
+
+def test_of_a_folder_the_file_that_is_not_utf_8_is_named(folder):
+    (folder / "2.csv").write_bytes(b"line_no,uid,body\n1,u,Zo\xeb\n")
+    assert "# 2.csv is not UTF-8; this is a guess" in starter_job(folder)
+
+
 def test_old_jsonl_is_read_too(started):
     lines = [json.dumps({"id": n, "body": "Zoë"}, ensure_ascii=False) for n in range(3)]
     job, _ = started("old.jsonl", "\n".join(lines).encode("latin-1"))
