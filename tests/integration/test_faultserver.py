@@ -513,7 +513,9 @@ def test_the_first_signal_ends_the_server_whatever_it_is_doing(run_cli):
             with urllib.request.urlopen(f"{url}/models"):
                 process.terminate()  # while it is busy with this connection, more often than not
         for process in started:
-            assert "SIGTERM" in process.communicate(timeout=10)[1]
+            said = process.communicate(timeout=10)[1]
+            assert said.startswith("answering until Ctrl-C\n")
+            assert "SIGTERM" in said
             assert process.returncode == 143
     finally:
         for process in started:

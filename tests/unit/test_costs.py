@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batch_runner.bill import Bill
 from batch_runner.costs import Alternative, By, CostReport, Group
-from batch_runner.costs_report import _money, cost_csv, cost_frame, cost_json, cost_lines
+from batch_runner.costs_report import _counts, _money, cost_csv, cost_frame, cost_json, cost_lines
 from batch_runner.money_view import is_whole
 from batch_runner.pricing import Doubt
 from batch_runner.records import UnknownBilling
@@ -52,6 +52,26 @@ def test_a_report_of_nothing_is_still_a_report():
 def test_a_bound_is_rounded_up():
     lines = list(cost_lines(report(group("a", unknown_at_most=Decimal("0.00012301")))))
     assert lines[1].split()[-1] == "$0.500124"
+
+
+def test_the_same_sum_is_rounded_the_same_way_in_the_table_and_below_it():
+    one = group(
+        "a",
+        dollars="0.0003747",
+        unknown_at_most=Decimal("0.001"),
+        unknown=Counter({UnknownBilling.TIMEOUT: 1}),
+    )
+    one.cheaper["flex"] = Alternative(usd=Decimal("0.0001"), instead_of=Decimal("0.0003747"))
+    lines = list(cost_lines(report(one)))
+    assert "$0.000374" in lines[1]
+    assert any(line.endswith("instead of $0.000374") for line in lines)
+
+
+def test_reasoning_that_no_attempt_reported_is_blank_and_never_zero():
+    unreported = report(group("a"))
+    assert _counts(unreported.total)["reasoning"] == ""
+    assert cost_json(unreported)["total"]["tokens"]["reasoning"] is None
+    assert cost_frame(unreported)["reasoning_tokens"][0] is None
 
 
 amounts = st.decimals(min_value=0, max_value=100, places=9)

@@ -158,4 +158,6 @@ def test_serve_says_what_a_job_must_name_and_the_url_stands_alone(monkeypatch, c
     assert (f'request.model = "{MODEL}"' in said.err) is not quiet
     assert ("limits.concurrency = 7 (it answers so many at a time)" in said.err) is not quiet
     assert (f"--base-url {Endpoint.url} -c 7\n" in said.err) is not quiet
+    assert said.err.endswith("running until Ctrl-C\n") is not quiet
+    assert all(len(line) <= 100 for line in said.err.splitlines())
     assert (said.err == "") is quiet
