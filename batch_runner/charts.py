@@ -188,7 +188,8 @@ def latency_columns(histogram: LatencyHistogram, marks: Sequence[float]) -> Char
         return Chart(svg=_svg(FEWEST_COLUMNS, []), below=(), beside=())
     group = LATENCY_BINS_PER_COLUMN
     low, high = min(histogram.bins) // group - 1, max(histogram.bins) // group + 1
-    high = max(high, low + FEWEST_LATENCY_COLUMNS)
+    spare = max(0, FEWEST_LATENCY_COLUMNS - (high - low))
+    low, high = low - spare // 2, high + spare - spare // 2  # a few like ones stand in the middle
     counts = [0] * (high - low + 1)
     for number, count in histogram.bins.items():
         counts[number // group - low] += count

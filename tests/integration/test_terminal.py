@@ -202,11 +202,14 @@ def test_rows_that_a_run_does_not_send_are_called_what_they_are(main_cli, fault_
     assert "done before" not in retried.err
 
 
-def test_the_command_shown_after_a_mixed_run_sends_all_that_is_wanting(main_cli, fault_server):
+def test_the_command_shown_after_a_mixed_run_sends_all_that_asking_again_can_mend(
+    main_cli, fault_server
+):
     attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
     ran = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
     shown = re.search(r"-> batch-runner (retry .*)", ran.err)
-    assert "3 to send" in main_cli(*shlex.split(shown[1])).err
+    told = main_cli(*shlex.split(shown[1])).err
+    assert "2 to send (1 incomplete before, 1 failed before), 3 left alone" in told
 
 
 def test_the_summary_shows_for_each_error_a_row_and_its_message(main_cli, fault_server):

@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
@@ -67,6 +68,15 @@ def test_the_labels_of_durations_stand_at_even_steps_in_one_way_of_writing(longe
     assert len(below) >= 3
     assert max(steps) < 1.5 * min(steps)
     assert not any(tick.words.startswith("0.") for tick in below)
+
+
+def test_durations_that_are_alike_stand_in_the_middle():
+    histogram = LatencyHistogram()
+    histogram.add(0.9)
+    chart = latency_columns(histogram, [0.9])
+    width = float(re.search('viewBox="0 0 ([0-9]+) ', chart.svg)[1])
+    mark = float(re.search('class="mark" d="M([0-9.]+) ', chart.svg)[1])
+    assert 0.4 < mark / width < 0.6
 
 
 @pytest.mark.parametrize(("every", "most"), [(0.9, 4), (10.0, 0.5)])
