@@ -44,7 +44,9 @@ def _codes(text: str) -> frozenset[str]:
         if not code.startswith("other:"):
             raise UsageError(
                 f"--only {code!r}: no such error code",
-                hint=f"known: {', '.join(ErrorCode)}, other:...",
+                hint=f"--include {code} takes such rows, too"
+                if code in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
+                else f"known: {', '.join(ErrorCode)}, other:...",
             )
     return codes
 
