@@ -45,7 +45,6 @@ class Bucket:
         self.depth_known = False
         self._full = True  # at the start of the span
         self._marks = [(now, 0)]
-        self._mark_seconds = FINEST_MARK_SECONDS
 
     def restart(self, now: float) -> None:
         """Nothing has been sent yet."""
@@ -54,10 +53,9 @@ class Bucket:
 
     def begin(self, now: float) -> None:
         """An attempt is sent."""
-        if now - self._marks[-1][0] >= self._mark_seconds:
-            if len(self._marks) >= MARKS:
-                self._marks = self._marks[::2]
-                self._mark_seconds *= 2
+        if now - self._marks[-1][0] >= FINEST_MARK_SECONDS:
+            if len(self._marks) >= MARKS:  # the older, the sparser
+                self._marks[: MARKS // 2] = self._marks[: MARKS // 2 : 2]
             self._marks.append((now, self.admitted))
         self.admitted += 1
 
@@ -69,7 +67,6 @@ class Bucket:
             self.empty_at = at
         self.admitted = 0
         self._marks = [(at, 0)]
-        self._mark_seconds = FINEST_MARK_SECONDS
 
     def forget(self, *, deep: bool) -> None:
         """The limit has moved, or its depth was taken for `deep`er than it is, which looks alike.
