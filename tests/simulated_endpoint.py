@@ -3,6 +3,7 @@
 import math
 import random
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -81,16 +82,17 @@ class HiddenRate:
 
 @dataclass
 class HiddenWindow:
-    """Admits a number of calls in each whole minute of the clock."""
+    """Admits a number of calls in each whole minute, or second, of the clock."""
 
     per_second: float
-    minute: int = 0
+    seconds: float = 60.0
+    number: int = 0
     used: int = 0
 
     def admits(self, now):
-        if now // 60 != self.minute:
-            self.minute, self.used = now // 60, 0
-        if self.used >= 60 * self.per_second:
+        if now // self.seconds != self.number:
+            self.number, self.used = now // self.seconds, 0
+        if self.used >= self.seconds * self.per_second:
             return False
         self.used += 1
         return True
@@ -102,7 +104,32 @@ class HiddenWindow:
         self.per_second *= factor
 
     def retry_after(self, now):
-        return float(math.ceil(60 - now % 60))
+        return float(math.ceil(self.seconds - now % self.seconds))
+
+
+@dataclass
+class HiddenLog:
+    """Admits a number of calls within any second."""
+
+    per_second: float
+    admitted: deque = field(default_factory=deque)
+
+    def admits(self, now):
+        while self.admitted and self.admitted[0] <= now - 1:
+            self.admitted.popleft()
+        if len(self.admitted) >= self.per_second:
+            return False
+        self.admitted.append(now)
+        return True
+
+    def finished(self):
+        pass
+
+    def scale(self, factor):
+        self.per_second *= factor
+
+    def retry_after(self, now):
+        return 1.0
 
 
 @dataclass

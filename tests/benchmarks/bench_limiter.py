@@ -21,6 +21,7 @@ from batch_runner.concurrency import Concurrency
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulated_endpoint import (  # tests are not a package
     HiddenConcurrency,
+    HiddenLog,
     HiddenRate,
     HiddenWindow,
     Outcome,
@@ -32,7 +33,8 @@ from simulated_endpoint import (  # tests are not a package
 AUTO = Concurrency.parse("auto")
 FASTEST = 1500.0  # calls a second: more than one process of the tool can send
 CALLS_A_CELL = 250_000
-WINDOW = "window"
+MINUTE, SECOND, ANY_SECOND = "a minute", "a second", "in any second"
+WINDOWS = {MINUTE: 60.0, SECOND: 1.0, ANY_SECOND: 1.0}  # in seconds
 MEAN_JITTER = 0.99 * 1.15 + 0.01 * 2.15
 HEADER = [
     "limit", "latency s", "Retry-After", "seeds", "goodput from 60 s", "at the end", "429s by 60 s",
@@ -91,15 +93,17 @@ class Cell:
     def name(self) -> str:
         if self.bucket is None:
             return f"{self.hidden:g} places"
-        if self.bucket == WINDOW:
-            return f"{self.hidden * 60:g} a minute"
+        if isinstance(self.bucket, str):
+            return f"{self.hidden * WINDOWS[self.bucket]:g} {self.bucket}"
         return f"{self.hidden:g}/s, bucket {self.bucket:g} s"
 
     def server(self) -> Server:
         if self.bucket is None:
             return HiddenConcurrency(self.hidden)
+        if self.bucket == ANY_SECOND:
+            return HiddenLog(self.hidden)
         if isinstance(self.bucket, str):
-            return HiddenWindow(self.hidden)
+            return HiddenWindow(self.hidden, WINDOWS[self.bucket])
         return HiddenRate(self.hidden, self.bucket)
 
     def run(self, seed: int) -> Outcome:
@@ -146,7 +150,7 @@ def figures(cell: Cell, seed: int) -> Figures:
 
 def cells() -> list[Cell]:
     limits = [(places, None) for places in (5, 20, 100, 400)]
-    limits += list(product((2, 10, 50, 300), (0.1, 1.0, 60.0, WINDOW)))
+    limits += list(product((2, 10, 50, 300), (0.1, 1.0, 60.0, *WINDOWS)))
     matrix = [
         Cell(hidden=hidden, bucket=bucket, latency=latency, says_when=says_when)
         for (hidden, bucket), latency, says_when in product(
