@@ -81,14 +81,14 @@ def test_a_hidden_limit_is_reached_within_a_minute_at_the_cost_of_few_refusals(
 @pytest.mark.parametrize("says_when", [True, False])
 @pytest.mark.parametrize(("hidden", "latency"), [(2, 0.3), (10, 0.3), (50, 0.3), (50, 2.0)])
 def test_a_budget_of_whole_minutes_is_used_up(hidden, latency, says_when):
-    figures = reached(0, hidden, "window", latency, says_when=says_when)
+    figures = reached(0, hidden, "a minute", latency, says_when=says_when)
     assert figures.from_60 >= 0.99
 
 
 @pytest.mark.parametrize("seed", [2, 5, 7])
 def test_a_refusal_that_overtook_others_does_not_tell_that_they_got_in(seed):
     """Begun first after a pause, and refused a moment later: the minute is spent for all of them."""
-    assert reached(seed, 50, "window", 2.0, says_when=False).from_60 >= 0.99
+    assert reached(seed, 50, "a minute", 2.0, says_when=False).from_60 >= 0.99
 
 
 def test_a_limit_that_doubled_is_not_taken_for_a_deep_one_for_ever():
