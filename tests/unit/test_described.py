@@ -4,6 +4,7 @@ import pytest
 
 from batch_runner.cli import build_parser
 from batch_runner.commands.described import described_job
+from batch_runner.pricing import PriceBook
 
 
 FLAGS = ("-i", "a b.csv", "-o", "o.csv", "-m", "m", "-p", "{{ text }}")
@@ -36,7 +37,9 @@ def test_local_answers_are_never_taken_for_those_of_the_model_in_the_job():
     local = described("--local")
     assert local.model == "smollm2-135m-instruct"
     assert local.endpoint.is_local
-    assert local.prices[local.model].input == local.prices[local.model].output == 0
+    price = PriceBook(local.prices, base_url=local.endpoint.base_url).resolve(local.model, at=None)
+    assert price is not None
+    assert price.rates[0].input == price.rates[0].output == 0
 
 
 @pytest.mark.parametrize("command", ["run", "check", "report", "export", "estimate"])
