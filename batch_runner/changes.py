@@ -159,6 +159,12 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     )
 
 
+def were_for_nothing(work: Work) -> bool:
+    """Whether all answers are of the small local model: to ask another one pays for none again."""
+    asked = {run.settings.get("model") for run in work.replay.runs}
+    return asked == {LOCAL_MODEL} and work.job.model != LOCAL_MODEL
+
+
 def other_model(work: Work) -> str:
     """A note where nearly all answers in the journal are of another model than the job's, or none."""
     job, plan, index = work.job, work.plan, work.replay.index

@@ -13,6 +13,7 @@ from batch_runner.changes import (
     check_changes,
     check_journal_is_there,
     other_model,
+    were_for_nothing,
 )
 from batch_runner.emptied import check_records_are_readable
 from batch_runner.errors import ChangedRowsError, UsageError
@@ -32,6 +33,8 @@ def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_
     try:
         check_changes(changes, origin=work.job.origin, most_share=most_share, kept=kept)
     except ChangedRowsError as error:
+        if were_for_nothing(work):
+            return changes
         if note := other_model(work):
             raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None
         raise

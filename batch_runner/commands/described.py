@@ -144,6 +144,7 @@ def _local_model() -> dict[str, Any]:
         "endpoint.base_url": "http://127.0.0.1:9/v1",
         "endpoint.api_key_env": None,
         "request.model": MODEL,
+        f"prices.{MODEL}": {"input": 0, "output": 0},  # remembered: it stays free without --local
     }
 
 

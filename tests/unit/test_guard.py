@@ -109,12 +109,22 @@ def test_after_a_local_run_every_command_says_which_model_was_asked(job, main_cl
     ran = main_cli("run", job, "--local")
     assert ran.err.count("--local, as in batch-runner report job.toml --local") == 1
     note = f"the answers in the journal are of {MODEL}; the job asks gpt-5-mini: add --local"
-    for command in ("check", "report", "export", "run"):
+    for command in ("check", "report", "export"):
         told = main_cli(command, job)
         assert note in told.out + told.err, command
         again = main_cli(command, job, "--local")
         assert note not in again.out + again.err, command
         assert again.code == 0
+
+
+def test_answers_that_cost_nothing_keep_no_run_from_asking_the_model_of_the_job(
+    job, main_cli, local
+):
+    main_cli("run", job, "--local")
+    assert main_cli("check", job).code == 0
+    assert main_cli("run", job).code == 0
+    # From here on there are answers that were paid for.
+    assert main_cli("run", job, "-m", "m2").code == 2
 
 
 def test_a_local_run_says_nothing_of_it_to_machines_or_when_the_job_is_local_itself(
