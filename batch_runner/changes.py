@@ -11,8 +11,8 @@ from batch_runner.errors import ChangedRowsError
 from batch_runner.grown import is_same_or_grown
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
-from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.plan import UNSENDABLE, Plan, Wanted
+from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore

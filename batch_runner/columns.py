@@ -27,7 +27,7 @@ class Ending:
     text: str = ""
     """What the model wrote."""
     told: Told = field(default_factory=dict)
-    """The fields of its result; empty without one."""
+    """The fields of its result, the reply only where somebody needs it; empty without one."""
     cost: Decimal | None = None
     """Dollars for all attempts of known usage; None when unpriced or unknown."""
     source: str = ""

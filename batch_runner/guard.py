@@ -26,15 +26,19 @@ from batch_runner.work import Work
 
 
 def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_SHARE) -> Changes:
-    """The changed rows. Raises ChangedRowsError for more than this share of the answers."""
+    """The changed rows. Raises ChangedRowsError for more than this share of the answers.
+
+    Answers that cost nothing are not paid for again; a share of 0 is asked for by `--on-change fail`,
+    which means any answer.
+    """
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
     changes = changes_to_send(work, plan)
+    if most_share and were_for_nothing(work):
+        return changes
     kept = work.kept_count
     try:
         check_changes(changes, origin=work.job.origin, most_share=most_share, kept=kept)
     except ChangedRowsError as error:
-        if were_for_nothing(work):
-            return changes
         if note := other_model(work):
             raise ChangedRowsError(f"{error}; {note}", hint=error.hint) from None
         raise

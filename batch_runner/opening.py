@@ -18,6 +18,7 @@ from batch_runner.input_files import may_be_several, open_input, plan_of_readabl
 from batch_runner.job import JobSpec
 from batch_runner.journal import (
     Holder,
+    Index,
     LockPolicy,
     Manifest,
     Replay,
@@ -28,6 +29,7 @@ from batch_runner.keeping import keep_changed_rows
 from batch_runner.output_place import check_output, locked_place
 from batch_runner.plan import (
     Dedupe,
+    Plan,
     Wanted,
     Watch,
     check_dedupe,
@@ -36,8 +38,9 @@ from batch_runner.plan import (
     unfinished,
 )
 from batch_runner.prompt import PromptBuilder
+from batch_runner.records import Column
 from batch_runner.run_place import last_prices
-from batch_runner.shortcut import known_plan, parts_of_plan, recover
+from batch_runner.shortcut import Shortcut, known_plan, parts_of_plan, recover
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Table, suggest_delimiter
 from batch_runner.work import Work
@@ -65,7 +68,7 @@ def open_work(
     """
     started_at = time.time()
     table = _open_named_input(job)
-    input_identity = identity_of(table.paths)
+    identities = dict(zip(table.paths, identity_of(table.paths), strict=True))
     check_output(job, table)
     builder = _open_builder(job, table)
     columns = output_columns(job, many_files=may_be_several(job))
@@ -83,23 +86,11 @@ def open_work(
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
         earlier_segments = len(found.index.files)
-        made_of = None if builder.reads_files else parts_of_plan(job, table.paths, dedupe)
-        plan = None if watch else known_plan(shortcut, made_of)
-        if plan is not None:
-            check_new_columns(job, plan.columns, columns.columns)
-            plan.choose(found.index, wanted)
-        else:
-            # Whoever only reads shows what was shared; a run is what may be refused.
-            shared = Dedupe.FORCED if lock is None and dedupe is Dedupe.ON else dedupe
-            planned = partial(make_plan, new_columns=columns.columns, dedupe=shared, watch=watch)
-            made = partial(planned, job, builder=builder, index=found.index, wanted=wanted)
-            named = dict(zip(table.paths, input_identity, strict=True))
-            table, plan = plan_of_readable(
-                job, table, made, columns=builder.columns, is_watched=watch is not None
-            )
-            if len(table.paths) < len(named):
-                # Trouble that passes by itself shows in nothing that a digest could be made of.
-                made_of, input_identity = None, [named[path] for path in table.paths]
+        table, plan, made_of = _planned(
+            job, table, builder, found.index, shortcut,
+            new_columns=columns.columns, wanted=wanted, watch=watch, dedupe=dedupe,
+            may_refuse=lock is not None,
+        )  # fmt: skip
         work = Work(
             job=job,
             table=table,
@@ -116,11 +107,51 @@ def open_work(
             plan_made_of=made_of,
             run_id=_new_run_id(started_at),
             started_at=started_at,
-            input_identity=input_identity,
+            input_identity=[identities[path] for path in table.paths],
         )
         keep_changed_rows(work, said=False if fresh else keep)
         _warn(work)
         yield work
+
+
+def _planned(
+    job: JobSpec,
+    table: Table,
+    builder: PromptBuilder,
+    index: Index,
+    shortcut: Shortcut | None,
+    *,
+    new_columns: tuple[Column, ...],
+    wanted: Wanted,
+    watch: Watch | None,
+    dedupe: Dedupe,
+    may_refuse: bool,
+) -> tuple[Table, Plan, str | None]:
+    """The table without files that cannot be read, its rows planned, and a digest of what decided that.
+
+    Whoever only reads shows what was shared between equal rows; a run `may_refuse` to.
+    """
+    made_of = None if builder.reads_files else parts_of_plan(job, table.paths, dedupe)
+    known = None if watch else known_plan(shortcut, made_of)
+    if known is not None:
+        check_new_columns(job, known.columns, new_columns)
+        known.choose(index, wanted)
+        return table, known, made_of
+    made = partial(
+        make_plan,
+        job,
+        builder=builder,
+        index=index,
+        wanted=wanted,
+        new_columns=new_columns,
+        dedupe=Dedupe.FORCED if dedupe is Dedupe.ON and not may_refuse else dedupe,
+        watch=watch,
+    )
+    readable, plan = plan_of_readable(
+        job, table, made, columns=builder.columns, is_watched=watch is not None
+    )
+    # Trouble that passes by itself shows in nothing that a digest could be made of.
+    return readable, plan, made_of if readable is table else None
 
 
 def _open_builder(job: JobSpec, table: Table) -> PromptBuilder:

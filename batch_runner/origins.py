@@ -4,8 +4,8 @@ from collections import Counter
 
 from batch_runner.amounts import many
 from batch_runner.hosts import host_and_port, is_loopback_url
-from batch_runner.local import MODEL as LOCAL_MODEL
 from batch_runner.plan import UNSENDABLE
+from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.work import Work
 
 

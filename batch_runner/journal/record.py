@@ -13,7 +13,6 @@ from batch_runner.errors import UsageError
 from batch_runner.frozen import frozen
 from batch_runner.jsonbytes import decode_own, encode
 from batch_runner.records import (
-    COUNTS,
     Billed,
     Completion,
     Failure,
@@ -297,8 +296,11 @@ def _billed_fields(billed: Billed) -> dict[str, Any]:
     }
 
 
+_COUNTS = tuple(field.name for field in fields_of(Usage))
+
+
 def _usage_fields(usage: Usage) -> dict[str, int]:
-    return {name: n for name in COUNTS if (n := getattr(usage, name)) is not None}
+    return {name: n for name in _COUNTS if (n := getattr(usage, name)) is not None}
 
 
 def _open_object(fields: Mapping[str, Any]) -> bytes:

@@ -121,6 +121,7 @@ def test_answers_that_cost_nothing_keep_no_run_from_asking_the_model_of_the_job(
     job, main_cli, local
 ):
     main_cli("run", job, "--local")
+    assert main_cli("run", job, "--on-change", "fail").code == 2
     assert main_cli("check", job).code == 0
     assert main_cli("run", job).code == 0
     # From here on there are answers that were paid for.
