@@ -47,10 +47,22 @@ class HiddenConcurrency:
 
 
 @dataclass
-class HiddenRate:
-    """A token bucket, full at the start, that holds `burst_seconds` worth of calls, one at least."""
+class _ByTime:
+    """Counts the calls that begin, whatever becomes of them."""
 
     per_second: float
+
+    def finished(self):
+        pass
+
+    def scale(self, factor):
+        self.per_second *= factor
+
+
+@dataclass
+class HiddenRate(_ByTime):
+    """A token bucket, full at the start, that holds `burst_seconds` worth of calls, one at least."""
+
     burst_seconds: float = 1.0
     at: float = 0.0
     tokens: float = field(init=False)
@@ -70,21 +82,14 @@ class HiddenRate:
         self.tokens -= 1
         return True
 
-    def finished(self):
-        pass
-
-    def scale(self, factor):
-        self.per_second *= factor
-
     def retry_after(self, now):
         return float(max(1, math.ceil(1 / self.per_second)))
 
 
 @dataclass
-class HiddenWindow:
+class HiddenWindow(_ByTime):
     """Admits a number of calls in each whole minute, or second, of the clock."""
 
-    per_second: float
     seconds: float = 60.0
     number: int = 0
     used: int = 0
@@ -97,21 +102,14 @@ class HiddenWindow:
         self.used += 1
         return True
 
-    def finished(self):
-        pass
-
-    def scale(self, factor):
-        self.per_second *= factor
-
     def retry_after(self, now):
         return float(math.ceil(self.seconds - now % self.seconds))
 
 
 @dataclass
-class HiddenLog:
+class HiddenLog(_ByTime):
     """Admits a number of calls within any second."""
 
-    per_second: float
     admitted: deque = field(default_factory=deque)
 
     def admits(self, now):
@@ -121,12 +119,6 @@ class HiddenLog:
             return False
         self.admitted.append(now)
         return True
-
-    def finished(self):
-        pass
-
-    def scale(self, factor):
-        self.per_second *= factor
 
     def retry_after(self, now):
         return 1.0

@@ -8,18 +8,9 @@ from batch_runner.faultserver import running
 from batch_runner.jobfile import Overrides, load_job
 from batch_runner.local import MODEL
 from batch_runner.runner import run
+from tests.integration.job_text import job_text
 
 
-JOB = """
-[input]
-path = "{name}.csv"
-[prompt]
-input = "Say {{{{ body }}}}"
-[request]
-model = "m1"
-[output]
-path = "{output}.csv"
-"""
 BROKEN = "[[fault:500]]"
 ONCE = ("--set", "retry.attempts=1", "--set", "retry.max_wait=10ms")
 TAKERS = [("export",), ("export", "--partial"), ("reparse",), ("retry",), ("report",), ("check",)]
@@ -40,7 +31,7 @@ class Place:
         (self.folder / folder / f"{name}.csv").write_text("id,body\n" + "".join(lines))
 
     def describe(self, name, output):
-        (self.folder / "m.toml").write_text(JOB.format(name=name, output=output))
+        (self.folder / "m.toml").write_text(job_text(path=f"{name}.csv", output=f"{output}.csv"))
 
     def run(self, *words, url=None, **environment):
         there = () if url is None else ("--base-url", url)

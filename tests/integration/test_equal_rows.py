@@ -6,21 +6,9 @@ import os
 
 import pytest
 
+from tests.integration.job_text import job_text
 
-JOB = """
-[input]
-path = "in/*.csv"
-key = "id"
-[prompt]
-input = "{prompt}"
-[request]
-model = "m1"
-max_output_tokens = 50
-[endpoint]
-base_url = "{url}"
-[output]
-path = "out.csv"
-"""
+
 OTHER = "Say: {{ x }}"
 THIRD = "Tell: {{ x }}"
 
@@ -43,7 +31,7 @@ class Nights:
         return self.cli(command, "job.toml", *options)
 
     def ask(self, prompt):
-        text = JOB.format(prompt=prompt, url=self.server.url)
+        text = job_text(path="in/*.csv", key="id", prompt=prompt, cap=50, url=self.server.url)
         (self.folder / "job.toml").write_text(text)
 
     def write(self, name, rows):

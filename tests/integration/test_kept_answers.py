@@ -10,22 +10,7 @@ import time
 import pytest
 
 from batch_runner.export import export
-
-
-JOB = """
-[input]
-path = "in.csv"
-{key}
-[prompt]
-input = "{prompt}"
-[request]
-model = "m1"
-max_output_tokens = 50
-[endpoint]
-base_url = "{url}"
-[output]
-path = "out.csv"
-"""
+from tests.integration.job_text import job_text
 
 
 class Work:
@@ -41,8 +26,8 @@ class Work:
     def write(self, prompt="Sum: {{ x }}", *, labelled=True):
         with (self.folder / "in.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("id", "x"), *self.rows.items()])
-        key = 'key = "id"' if labelled else ""
-        text = JOB.format(prompt=prompt, key=key, url=self.server.url)
+        key = "id" if labelled else ""
+        text = job_text(key=key, prompt=prompt, cap=50, url=self.server.url)
         (self.folder / "job.toml").write_text(text)
 
     def __call__(self, command, *options):

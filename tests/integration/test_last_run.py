@@ -3,18 +3,10 @@
 import pytest
 
 from batch_runner.journal import RunDirectory, read_manifest
+from tests.integration.job_text import job_text
 
 
-JOB = """
-[input]
-path = "in.csv"
-[prompt]
-input = "Say {{ body }}"
-[request]
-model = "m1"
-[output]
-path = "paid.csv"
-"""
+JOB = job_text(output="paid.csv")
 
 
 @pytest.fixture

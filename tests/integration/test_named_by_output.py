@@ -9,17 +9,10 @@ import sys
 
 import pytest
 
+from tests.integration.job_text import job_text
 
-JOB = """
-[input]
-path = "in.csv"
-[prompt]
-input = "Say {{ body }}"
-[request]
-model = "m1"
-[output]
-path = "out.csv"
-"""
+
+JOB = job_text()
 BROKEN = "[[fault:500]]"
 ONCE = ("--set", "retry.attempts=1", "--set", "retry.max_wait=10ms")
 

@@ -5,17 +5,10 @@ import sys
 
 import pytest
 
+from tests.integration.job_text import job_text
 
-JOB = """
-[input]
-path = "in.csv"
-[prompt]
-input = "Say {{ body }}"
-[request]
-model = "m1"
-[output]
-path = "out.csv"
-"""
+
+JOB = job_text()
 BAD = os.fsdecode(b"\xff")
 
 

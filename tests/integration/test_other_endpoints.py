@@ -4,19 +4,9 @@ import pytest
 
 from batch_runner.faultserver import running
 from batch_runner.journal import Index
+from tests.integration.job_text import job_text
 
 
-JOB = """
-[input]
-path = "in.csv"
-[prompt]
-input = "Say {{ body }}"
-[request]
-model = "m1"
-max_output_tokens = 50
-[output]
-path = "out.csv"
-"""
 HOSTED = "https://api.openai.com/v1"
 KEY = {"OPENAI_API_KEY": "key-of-somebody"}
 
@@ -31,7 +21,7 @@ def servers():
 def cli(main_cli):
     rows = "".join(f"{n},text {n}\n" for n in range(10))
     (main_cli.folder / "in.csv").write_text("id,body\n" + rows)
-    (main_cli.folder / "job.toml").write_text(JOB)
+    (main_cli.folder / "job.toml").write_text(job_text(cap=50))
     return main_cli
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -115,6 +116,21 @@ def test_after_a_local_run_every_command_says_which_model_was_asked(job, main_cl
         again = main_cli(command, job, "--local")
         assert note not in again.out + again.err, command
         assert again.code == 0
+
+
+def test_what_the_local_model_answered_stays_free_where_local_is_not_said_again(
+    job, main_cli, local
+):
+    """Also of a job whose own endpoint is elsewhere, where a model of that name would have a price."""
+    hosted = "hosted.toml"
+    text = (main_cli.folder / job).read_text()
+    (main_cli.folder / hosted).write_text(re.sub("endpoint.base_url = .*", "", text))
+    ran = main_cli("run", hosted, "--local")
+    assert ran.code == 0, ran.err
+    for command in ("costs", "status", "report"):
+        told = main_cli(command, hosted).out
+        assert "$0.00" in told, command
+        assert not re.search("no (upper )?bound|no price|without a price", told), command
 
 
 def test_answers_that_cost_nothing_keep_no_run_from_asking_the_model_of_the_job(
