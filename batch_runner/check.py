@@ -152,7 +152,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
         bodies = [json.loads(request.body) for request in shown]
         told = _told_by_endpoint(job, shown) if is_at_hand else None
         counter = counter_for(job.model)
-        prospect = prospect_of(plan, work.replay.index, changed=changed_rows(work))
+        prospect = prospect_of(plan, work.replay, changed=changed_rows(work))
         return CheckReport(
             job=job.name,
             prospect=prospect,

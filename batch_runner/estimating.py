@@ -178,7 +178,7 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
             model: work.prices.resolve(model, service_tier=tier, at=None)
             for model in sorted(survey.models or {job.model})
         },
-        prospect=prospect_of(work.plan, work.replay.index, changed=changed_rows(work)),
+        prospect=prospect_of(work.plan, work.replay, changed=changed_rows(work)),
         ceiling=survey.ceiling(work.prices, service_tier=tier),
         repeats=survey.ceiling(work.prices, service_tier=tier, kinds=survey.repeats),
         is_exact=survey.is_exact,

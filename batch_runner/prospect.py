@@ -7,7 +7,7 @@ from itertools import compress
 from typing import Any
 
 from batch_runner.amounts import many
-from batch_runner.journal import Index
+from batch_runner.journal import Replay
 from batch_runner.outset import endings_of
 from batch_runner.plan import Plan, Wanted, unfinished
 from batch_runner.records import ANSWERED, RowStatus
@@ -19,7 +19,9 @@ class Prospect:
 
     rows: int
     new: int = 0
-    """To send: never answered before."""
+    """To send: never asked before."""
+    in_flight: int = 0
+    """To send: asked before by a run that never heard the answer; paid for, perhaps."""
     changed: int = 0
     """To send: answered before in other words."""
     again: Counter[RowStatus] = field(default_factory=Counter)
@@ -42,7 +44,7 @@ class Prospect:
 
     @property
     def to_send(self) -> int:
-        return self.new + self.changed + self.again.total()
+        return self.new + self.in_flight + self.changed + self.again.total()
 
     def words(self) -> str:
         """`60 rows, 21 to send (19 new, 2 changed), 39 done before`."""
@@ -50,7 +52,7 @@ class Prospect:
 
     def sending(self) -> str:
         """What is sent, for people."""
-        kinds = {"new": self.new, "changed": self.changed}
+        kinds = {"new": self.new, "in flight before": self.in_flight, "changed": self.changed}
         kinds |= {f"{status} before": self.again[status] for status in RowStatus}
         found = {kind: n for kind, n in kinds.items() if n}
         words = f"{self.to_send:,} to send"
@@ -90,6 +92,7 @@ class Prospect:
             "rows": self.rows,
             "to_send": self.to_send,
             "new": self.new,
+            "in_flight_before": self.in_flight,
             "changed": self.changed,
             "ended_before": {str(status): n for status, n in self.again.items() if n},
             "left_for_later": self.later,
@@ -103,9 +106,10 @@ class Prospect:
 
 
 def prospect_of(
-    plan: Plan, index: Index, *, changed: Collection[int] = (), wanted: Wanted = unfinished
+    plan: Plan, journal: Replay, *, changed: Collection[int] = (), wanted: Wanted = unfinished
 ) -> Prospect:
     """Of a run that sends what the plan wants; `changed` rows were answered in other words before."""
+    index = journal.index
     sent = index.endings(compress(plan.entries, plan.wanted))
     resting = endings_of(plan, index, copies=False)
     resting.subtract(sent)
@@ -119,11 +123,13 @@ def prospect_of(
             later += n
         else:
             left[status] += n
-    unasked = again.pop(RowStatus.PENDING, 0)
+    unanswered = again.pop(RowStatus.PENDING, 0)
     edited = sum(plan.wanted[row] and index.entry(plan.entries[row]) is None for row in changed)
+    in_flight = _in_flight(plan, journal, changed)
     return Prospect(
         rows=plan.rows,
-        new=unasked - edited,
+        new=unanswered - edited - in_flight,
+        in_flight=in_flight,
         changed=edited,
         again=again,
         later=later,
@@ -135,3 +141,14 @@ def prospect_of(
         without_request=plan.unsendable.total(),
         is_retry=wanted is not unfinished,
     )
+
+
+def _in_flight(plan: Plan, journal: Replay, changed: Collection[int]) -> int:
+    """How many rows to send were asked before and are still without any result."""
+    index = journal.index
+    asked = {index.number(intent.key) for intent in journal.unknown}
+    waiting = {number for number in asked if number is not None and index.entry(number) is None}
+    if not waiting:
+        return 0
+    wanted = compress(enumerate(plan.entries), plan.wanted)
+    return sum(entry in waiting and row not in changed for row, entry in wanted)

@@ -92,9 +92,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             leave_plan(work)
         if options.limit is not None:
             work.plan.keep_first(options.limit)
-        work.prospect = prospect_of(
-            work.plan, work.replay.index, changed=changed, wanted=options.wanted
-        )
+        work.prospect = prospect_of(work.plan, work.replay, changed=changed, wanted=options.wanted)
         work.warnings += filter(None, [other_endpoints(work)])
         extra = {"event": "plan", "fields": work.prospect.to_json()}
         anew = "; nothing is reused, as --fresh says" if options.fresh else ""

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -286,6 +287,24 @@ def test_a_dry_run_tells_new_rows_from_changed_ones_and_from_those_that_failed(w
     assert work("run") == 3
     assert work.calls() == plan["to_send"]
     assert "plan" not in work.meta()
+
+
+def test_after_a_kill_the_next_run_says_how_many_of_its_rows_were_in_flight(work, run_cli):
+    work.server.misbehave("slow:5")
+    killed = run_cli.start("run", "job.toml", "-c", "2")
+    deadline = time.monotonic() + 20
+    while work.server.ledger.totals.received < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    work.server.misbehave(None)
+    (work.folder / "in.csv").write_text("id,body\n1,one\n2,edited\n3,three\n4,four\n")
+    assert work("run", "--dry-run", "--json") == 0
+    assert json.loads(work.ran.out)["plan"]["in_flight_before"] == 1, "what was edited is new"
+    assert work("run", "-n", "1") == 0
+    assert "4 rows, 1 to send (in flight before), 3 left for later" in work.ran.err
+    assert work("run") == 0
+    assert "4 rows, 3 to send (all new), 1 done before" in work.ran.err, "it has been answered"
 
 
 def test_a_dry_run_needs_no_key_and_a_run_does(work):

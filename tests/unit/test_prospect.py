@@ -38,7 +38,7 @@ def test_each_row_is_counted_once(job, dedupe, limit):
     with open_work(job, dedupe=dedupe) as work:
         if limit is not None:
             work.plan.keep_first(limit)
-        found = prospect_of(work.plan, work.replay.index)
+        found = prospect_of(work.plan, work.replay)
     parts = (found.to_send, found.later, found.done, found.failed, found.copies,
              found.without_request)  # fmt: skip
     assert sum(parts) == found.rows == 8
@@ -50,7 +50,7 @@ def test_each_row_is_counted_once(job, dedupe, limit):
 
 def test_retry_leaves_alone_what_has_not_failed(job):
     with open_work(job, wanted=retried) as work:
-        found = prospect_of(work.plan, work.replay.index, wanted=retried)
+        found = prospect_of(work.plan, work.replay, wanted=retried)
     assert found.sending() == "2 to send"
     assert [*found.resting()] == ["3 left alone", "2 never asked (batch-runner run sends them)"]
 
@@ -62,6 +62,7 @@ def test_retry_leaves_alone_what_has_not_failed(job):
         ({"new": 1}, "1 to send (new)"),
         ({"new": 2000}, "2,000 to send (all new)"),
         ({"new": 2, "changed": 1}, "3 to send (2 new, 1 changed)"),
+        ({"new": 2, "in_flight": 3}, "5 to send (2 new, 3 in flight before)"),
         (
             {"changed": 1, "again": Counter({RowStatus.FAILED: 2, RowStatus.INCOMPLETE: 1})},
             "4 to send (1 changed, 1 incomplete before, 2 failed before)",
