@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,20 @@ class Invocation:
         """This one with what was typed now laid over it, by whatever flag or `--set` it says it."""
         said = {KEYS_OF_FLAGS[flag] for flag in typed.flags}
         said |= typed.keys_set()
-        flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in said}
-        settings = [setting for setting in self.settings if not _is_under(_key(setting), said)]
+        rest = self.without(said)
         stays_local = self.is_local and "endpoint.base_url" not in said
         return replace(
-            self,
-            flags={**flags, **typed.flags},
-            settings=(*settings, *typed.settings),
+            rest,
+            flags={**rest.flags, **typed.flags},
+            settings=(*rest.settings, *typed.settings),
             is_local=typed.is_local or stays_local,
         )
+
+    def without(self, keys: Collection[str]) -> "Invocation":
+        """This one, but for the flags and settings that say one of the keys."""
+        flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in keys}
+        settings = [setting for setting in self.settings if not _is_under(_key(setting), keys)]
+        return replace(self, flags=flags, settings=tuple(settings))
 
     def keys_set(self) -> set[str]:
         """What `--set` says, whatever way the keys are spelled."""

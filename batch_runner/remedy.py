@@ -4,7 +4,9 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
+from batch_runner.invocation import Invocation
 from batch_runner.plan import TRANSIENT, WITHOUT_REQUEST
 from batch_runner.records import ErrorCode, RowStatus, other
 
@@ -18,7 +20,14 @@ class Remedy:
 
 
 def command(verb: str, invocation: str, *options: str) -> str:
-    """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already."""
+    """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already.
+
+    What the options set takes the place of what it sets.
+    """
+    settings = tuple(value for flag, value in pairwise(options) if flag == "--set")
+    meant = Invocation.read(invocation) if settings else None
+    if meant is not None:
+        invocation = str(meant.without(Invocation(settings=settings).keys_set()))
     return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 

@@ -27,3 +27,18 @@ def test_what_may_pass_by_itself_needs_no_retry(code):
 
 def test_a_job_without_a_file_says_what_to_type():
     assert command("run", "-i 'a b.csv' -m m") == "batch-runner run -i 'a b.csv' -m m"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("a.toml --set retry.on_incomplete=retry", "a.toml"),
+        ('a.toml --set \'retry . "on_incomplete" = "keep"\' --set x.y=1', "a.toml --set x.y=1"),
+        ("a.toml --local --set request.model=m2", "a.toml --local --set request.model=m2"),
+        ("-i in.csv --set retry.on_incomplete=keep", "-i in.csv --set retry.on_incomplete=keep"),
+    ],
+)
+def test_what_an_advice_sets_is_not_said_a_second_time(typed, told):
+    words = remedy(ErrorCode.MAX_OUTPUT_TOKENS, typed).command
+    more = "--include incomplete --set retry.on_incomplete=retry"
+    assert words == f"batch-runner retry {told} {more}"
