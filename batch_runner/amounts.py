@@ -29,6 +29,13 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def pace(rows_per_second: float) -> str:
+    """`41.0 rows/s`, or `12 rows/min` for slow ones."""
+    if 0 < rows_per_second < 0.95:
+        return f"{60 * rows_per_second:.2g} rows/min"
+    return f"{rows_per_second:.1f} rows/s"
+
+
 def many(number: int, noun: str) -> str:
     """`1 row`, `20,000 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 
 import anyio
 
-from batch_runner.amounts import count, dollars, duration, percent
+from batch_runner.amounts import count, dollars, duration, pace, percent
 
 
 HEARTBEAT_SECONDS = 60.0
@@ -153,19 +153,12 @@ class Bar:
         eta = snapshot.eta_seconds
         return [
             *([f"{duration(eta)} left"] if has_pace and eta else []),
-            *([_pace(snapshot.rows_per_second)] if has_pace else []),
+            *([pace(snapshot.rows_per_second)] if has_pace else []),
             *([f"{snapshot.failed:,} failed"] if snapshot.failed else []),
             *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
             f"{snapshot.in_flight} in flight",
             *([f"{count(snapshot.tokens_per_second)} tok/s"] if has_pace else []),
         ]
-
-
-def _pace(rows_per_second: float) -> str:
-    """`41.0 rows/s`, or `12 rows/min` for slow ones."""
-    if 0 < rows_per_second < 0.95:
-        return f"{60 * rows_per_second:.2g} rows/min"
-    return f"{rows_per_second:.1f} rows/s"
 
 
 class Heartbeat:
@@ -205,7 +198,7 @@ def heartbeat(snapshot: Snapshot) -> str:
         f"{snapshot.done:,}/{snapshot.total:,} {percent(snapshot.done, snapshot.total)}",
         f"ok {snapshot.ok:,} failed {snapshot.failed:,}",
         f"in flight {snapshot.in_flight} (oldest {oldest}, limit {snapshot.limit})",
-        f"{snapshot.rows_per_second:.1f} rows/s {count(snapshot.tokens_per_second)} tok/s",
+        f"{pace(snapshot.rows_per_second)} {count(snapshot.tokens_per_second)} tok/s",
         *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
         *([f"eta {duration(eta)}"] if eta is not None else []),
     ]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from batch_runner.amounts import duration, many, tokens_in_words
+from batch_runner.amounts import duration, many, pace, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
@@ -150,10 +150,8 @@ def _pace(summary: RunSummary) -> str:
         return f"dry run: nothing was sent or written   {took}"
     if not summary.sent:
         return took
-    pace = f"{summary.rows_per_second:.1f} rows/s"
-    if _is_mixed(summary):
-        return f"this run {many(summary.sent, 'row')} in {took}, {pace}"
-    return f"{took}, {pace}"
+    told = f"{took}, {pace(summary.rows_per_second)}"
+    return f"this run {many(summary.sent, 'row')} in {told}" if _is_mixed(summary) else told
 
 
 def _money(summary: RunSummary) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from batch_runner.amounts import duration, many, percent, tokens_in_words
+from batch_runner.amounts import duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
@@ -217,9 +217,8 @@ class Status:
             return []
         if rate == 0:
             return ["no row in the last minute"]
-        shown = f"{rate:.1f} rows/s" if rate >= 1 else f"{60 * rate:.1f} rows/min"
         eta = self.eta_seconds
-        return [shown, *([f"about {duration(max(1.0, eta))} left"] if eta else [])]
+        return [pace(rate), *([f"about {duration(max(1.0, eta))} left"] if eta else [])]
 
     def _money(self) -> list[str]:
         lines = []

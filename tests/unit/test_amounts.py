@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_runner.amounts import count, dollars, dollars_at_least, dollars_at_most, duration
+from batch_runner.amounts import count, dollars, dollars_at_least, dollars_at_most, duration, pace
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,15 @@ from batch_runner.amounts import count, dollars, dollars_at_least, dollars_at_mo
 )  # fmt: skip
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rows_per_second", "text"),
+    [(41, "41.0 rows/s"), (0.96, "1.0 rows/s"), (0.94, "56 rows/min"), (0.2, "12 rows/min"),
+     (0.005, "0.3 rows/min"), (0, "0.0 rows/s")],
+)  # fmt: skip
+def test_a_slow_pace_is_told_by_the_minute(rows_per_second, text):
+    assert pace(rows_per_second) == text
 
 
 @pytest.mark.parametrize(

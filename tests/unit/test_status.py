@@ -249,7 +249,7 @@ def test_what_is_left_at_this_pace_is_told():
                     last_row_at=8.0, now=10.0, in_flight=3,
                     bill=Bill(calls=1, answered=1, answers=Decimal("1.5")))  # fmt: skip
     lines = "\n".join(status.lines())
-    for words in ("40 of 100 rows finished (40%), 60 to send", "30.0 rows/min", "about 2m 00s left",
+    for words in ("40 of 100 rows finished (40%), 60 to send", "30 rows/min", "about 2m 00s left",
                   "ended 2.0s ago", "3 in flight", "$1.50 so far", "pid 7 on h"):  # fmt: skip
         assert words in lines
     assert status.to_json()["eta_seconds"] == 120
