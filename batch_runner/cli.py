@@ -254,7 +254,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--on-change", choices=("rerun", "keep", "fail"), default="guard",
                        help="finished rows whose request changed (default: rerun up to a fifth of them; keep is remembered)")  # fmt: skip
     group.add_argument("--fail-on", metavar="any|new|none|N%", default="any",
-                       help="which rows without a full answer make exit 3: any in the output (default), new: those of this run alone, or more than a share")  # fmt: skip
+                       help="which rows without a full answer make exit 3: any in the output (default), new: those that had not failed so before, or more than a share")  # fmt: skip
     group.add_argument("--if-locked", choices=("wait", "skip", "fail"), default="fail",
                        help="while another run holds the lock: wait, exit 0, or exit 75 (default)")  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="plan and render, send nothing")

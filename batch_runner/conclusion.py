@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 from batch_runner.atomic import publish
@@ -16,9 +15,8 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.outset import endings_of, read_outset
-from batch_runner.plan import WITHOUT_REQUEST
-from batch_runner.records import RowStatus
+from batch_runner.news import WANTING, newly_failed
+from batch_runner.outset import endings_of
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.summary import RunSummary
@@ -138,7 +136,7 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
 
 
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:
-    ended_now, summary.statuses = summary.statuses, exported.statuses
+    summary.statuses = exported.statuses
     summary.codes = exported.codes
     summary.examples = exported.examples.told
     summary.reused = exported.reused
@@ -148,25 +146,12 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
     summary.price_source = _price_source(summary.bill, work)
     summary.warnings += notes_on(exported, work)
     if summary.exit_code is ExitCode.DONE:
-        statuses = exported.statuses
         if options.fail_on.only_new:
-            statuses = ended_now + Counter({RowStatus.FAILED: _newly_unsendable(work)})
-        unanswered = exported.damaged + sum(
-            statuses[status]
-            for status in (RowStatus.FAILED, RowStatus.REFUSED, RowStatus.INCOMPLETE)
-        )
-        if options.fail_on.is_failure(unanswered, summary.rows):
+            unanswered = newly_failed(work)
+        else:
+            unanswered = sum(exported.statuses[status] for status in WANTING)
+        if options.fail_on.is_failure(exported.damaged + unanswered, summary.rows):
             summary.exit_code = ExitCode.ROWS_FAILED
-
-
-def _newly_unsendable(work: Work) -> int:
-    """How many more rows have no request than when the output was last written: nobody sends them."""
-    before = read_outset(work.before)
-    known = () if before is None else before.endings.items()
-    had = sum(
-        n for (status, code), n in known if status is RowStatus.FAILED and code in WITHOUT_REQUEST
-    )
-    return max(0, work.plan.failed_unsent - had)
 
 
 def _price_source(bill: Bill, work: Work) -> str | None:

@@ -84,7 +84,7 @@ def unfinished(status: RowStatus, code: str | None) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """One place a row: 9 bytes, and 8 more where rows have labels."""
+    """One place a row: 9 bytes, 8 more where rows have labels, and 4 for a row that lacks a request."""
 
     entries: "array[int]" = field(default_factory=lambda: array("I"))
     """Per row: its entry in the journal's index."""
@@ -100,6 +100,8 @@ class Plan:
     """Those rows share the entry of the first: one call answers them all."""
     unsendable: Counter[tuple[RowStatus, str]] = field(default_factory=Counter)
     """Rows without a request, by status and code."""
+    lacking: "array[int]" = field(default_factory=lambda: array("I"))
+    """Those of them that nobody meant to leave out, by index."""
     bad: list[BadRecord] = field(default_factory=list)
     bad_count: int = 0
     torn: list[TornLine] = field(default_factory=list)
@@ -123,11 +125,6 @@ class Plan:
     def not_wanted(self) -> int:
         """Rows with a request of their own that is not to be sent: done before, or not chosen now."""
         return self.rows - self.to_send - self.unsendable.total() - self.copies
-
-    @property
-    def failed_unsent(self) -> int:
-        """Rows without a request that nobody meant to leave out."""
-        return sum(n for (status, _), n in self.unsendable.items() if status is RowStatus.FAILED)
 
     def keep_first(self, limit: int) -> None:
         """Only the first `limit` wanted rows stay wanted."""
@@ -198,6 +195,8 @@ def make_plan(
         request = builder.build(row)
         if isinstance(request, Failure):
             plan.unsendable[request.status, str(request.code)] += 1
+            if request.status is RowStatus.FAILED:
+                plan.lacking.append(row.index)
             _append(plan, UNSENDABLE, 0)
             if UNDEFINED in request.message:
                 undefined.append(f"{row.place}: {request.message}")
@@ -296,7 +295,7 @@ def _raise_for_bad(job: JobSpec, plan: Plan) -> None:
 
 def _raise_if_nothing_fits(job: JobSpec, plan: Plan, undefined: list[str]) -> None:
     """A field that no row has is a slip in the template, not a fault of every row."""
-    if not undefined or plan.failed_unsent < plan.rows:
+    if not undefined or len(plan.lacking) < plan.rows:
         return
     raise JobError(
         f"{job.place('prompt')}: a template asks for a field that no row has: {undefined[0]}",

@@ -35,7 +35,7 @@ class FailOn:
     share: float = 0.0
     never: bool = False
     only_new: bool = False
-    """Rows that had ended so before this run do not count."""
+    """Rows that had failed for the same reason before this run do not count."""
 
     def is_failure(self, unanswered: int, rows: int) -> bool:
         return not self.never and unanswered > self.share * rows

@@ -23,6 +23,7 @@ from batch_runner.job import JobSpec
 from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
+from batch_runner.news import endings_to_send
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
@@ -85,20 +86,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         ) as work,
         about(log, job=job.name, run_id=work.run_id),
     ):
-        if options.rows is not None:
-            work.plan.keep_only(options.rows)
-        changed = _changed(work, options)
-        if not (options.dry_run or options.fresh):
-            leave_plan(work)
-        if options.limit is not None:
-            work.plan.keep_first(options.limit)
-        work.prospect = prospect_of(work.plan, work.replay, changed=changed, wanted=options.wanted)
-        work.warnings += filter(None, [other_endpoints(work)])
-        extra = {"event": "plan", "fields": work.prospect.to_json()}
-        anew = "; nothing is reused, as --fresh says" if options.fresh else ""
-        log.info("%s: %s%s", job.name, work.prospect.words(), anew, extra=extra)
-        if work.plan.to_send:
-            _note_parameters(job)
+        _settle(work, options)
         if options.on_begin is not None and not options.dry_run:
             options.on_begin()
         if options.dry_run:
@@ -118,6 +106,26 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             directory.put_aside(run_id=work.run_id)
         remember_job(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
+
+
+def _settle(work: Work, options: RunOptions) -> None:
+    """Which rows are sent is settled, and told."""
+    if options.rows is not None:
+        work.plan.keep_only(options.rows)
+    changed = _changed(work, options)
+    if not (options.dry_run or options.fresh):
+        leave_plan(work)
+    if options.limit is not None:
+        work.plan.keep_first(options.limit)
+    work.prospect = prospect_of(work.plan, work.replay, changed=changed, wanted=options.wanted)
+    if options.fail_on.only_new:
+        work.endings_before = endings_to_send(work.plan, work.replay.index)
+    work.warnings += filter(None, [other_endpoints(work)])
+    extra = {"event": "plan", "fields": work.prospect.to_json()}
+    anew = "; nothing is reused, as --fresh says" if options.fresh else ""
+    log.info("%s: %s%s", work.job.name, work.prospect.words(), anew, extra=extra)
+    if work.plan.to_send:
+        _note_parameters(work.job)
 
 
 def _dispatch(

@@ -202,8 +202,8 @@ def _packed_plan(known: KnownPlan) -> Packed:
         "torn": [asdict(record) for record in plan.torn],
         "columns": plan.columns,
     }
-    arrays = {"entries": plan.entries, "occurrences": plan.occurrences, "labels": plan.labels}
-    return Packed(facts=facts, arrays=arrays)
+    names = ("entries", "occurrences", "labels", "lacking")
+    return Packed(facts=facts, arrays={name: getattr(plan, name) for name in names})
 
 
 def _plan(packed: Packed) -> KnownPlan:
@@ -212,6 +212,7 @@ def _plan(packed: Packed) -> KnownPlan:
         entries=packed.arrays["entries"],
         occurrences=packed.arrays["occurrences"],
         labels=packed.arrays["labels"],
+        lacking=packed.arrays["lacking"],
         duplicates=facts["duplicates"],
         dedupe=facts["dedupe"],
         unsendable=Counter({(RowStatus(s), code): n for s, code, n in facts["unsendable"]}),

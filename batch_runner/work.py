@@ -1,5 +1,6 @@
 """A job with everything opened that its commands share, and what its manifest keeps of it."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ class Work:
     """Of the input files, taken before they were read: see `identity_of`."""
     prospect: Prospect | None = None
     """What the run is about to send, once that is settled."""
+    endings_before: "array[int] | None" = None
+    """How each row to send stood before this run, where somebody wants to know: see `news`."""
     outset: Outset | None = None
     """How the rows stood before this run, once somebody has asked."""
     kept: Mapping[str, Any] | None = None

@@ -130,18 +130,50 @@ def test_fail_on_new_tells_of_a_failed_row_once(work):
         file.write("5,five [[fault:refusal]]\n")
     assert work("run", "--fail-on", "new") == 3
     assert work("run", "--fail-on", "new") == 0
-    assert work("retry", "--fail-on", "new") == 3, "it was asked again, and failed again"
+    assert work("retry", "--fail-on", "new") == 0, "it failed again, as it had before"
+    assert work.calls() == 6
 
 
-def test_fail_on_new_tells_once_of_a_row_that_cannot_be_sent(work):
+def test_a_row_that_fails_for_another_reason_than_before_is_new(work):
+    for fault, code in [("500", 3), ("500", 0), ("400", 3), (None, 0)]:
+        work.server.misbehave(fault)
+        assert work("run", "--fail-on", "new") == code, fault
+    assert work.calls() == 12, "a 400 waits for retry"
+    assert work("retry", "--fail-on", "new") == 0
+    assert work.cells() == ["ok"] * 4
+
+
+@pytest.mark.parametrize("loss", ["", "shortcut"])
+def test_fail_on_new_tells_once_of_a_row_that_cannot_be_sent(work, loss):
     path = work.folder / "in.csv"
     path.write_text("id,body\n1,one\n2,\n")
     for more in ("", "3,\n", "4,four\n5,\n"):
         path.write_text(path.read_text() + more)
         assert work("run", "--fail-on", "new") == 3, more
+        if loss:
+            (work.folder / "out.csv.run" / loss).unlink()
         assert work("run", "--fail-on", "new") == 0, more
     path.write_text(path.read_text() + "6,six\n")
     assert work("run", "--fail-on", "new") == 0
+
+
+@pytest.mark.parametrize("key", ['key = "id"', ""])
+def test_a_row_that_breaks_is_new_although_another_was_mended(work, key):
+    """In one night, so that there are as many as before."""
+    path, job = work.folder / "in.csv", work.folder / "job.toml"
+    job.write_text(job.read_text().replace('key = "id"', key))
+    nights = [
+        ("1,one\n2,\n3,three\n4,\n", 3),
+        ("1,one\n2,two\n3,\n4,\n", 3),
+        ("1,one\n2,two\n3,\n4,\n5,five\n", 0),
+        ("2,two\n3,\n4,\n5,five\n6,six\n", 0),  # a window that moves on
+        ("2,two\n3,\n4,four\n5,five\n6,six\n7,\n", 3),
+    ]
+    for rows, code in nights:
+        path.write_text(f"id,body\n{rows}")
+        assert work("run", "--fail-on", "new") == code, rows
+        assert work("run", "--fail-on", "new") == 0, rows
+        assert work("run") == 3
 
 
 @pytest.mark.parametrize("fail_on", ["some", "5", "101%", "-1%", "%"])

@@ -83,6 +83,7 @@ class Job:
                 "wanted": bytes(work.plan.wanted),
                 "occurrences": list(work.plan.occurrences),
                 "counts": (work.plan.duplicates, work.plan.unsendable, work.plan.columns),
+                "lacking": list(work.plan.lacking),
                 "unknown": found.unknown,
                 "runs": [(run.run_id, run.ended_cleanly, run.settings) for run in found.runs],
             }
