@@ -15,8 +15,9 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.news import WANTING, newly_failed
+from batch_runner.news import newly_failed
 from batch_runner.outset import endings_of
+from batch_runner.records import WANTING
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.summary import RunSummary

@@ -7,12 +7,8 @@ from itertools import compress
 from batch_runner.journal import Index
 from batch_runner.outset import read_outset
 from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST, Plan
-from batch_runner.records import RowStatus
+from batch_runner.records import WANTING, RowStatus
 from batch_runner.work import Work
-
-
-WANTING = frozenset({RowStatus.FAILED, RowStatus.REFUSED, RowStatus.INCOMPLETE})
-"""How rows end that have no full answer."""
 
 
 def endings_to_send(plan: Plan, index: Index) -> "array[int]":

@@ -37,6 +37,8 @@ class RowStatus(StrEnum):
 
 ANSWERED = (RowStatus.OK, RowStatus.INCOMPLETE, RowStatus.REFUSED)
 """Of a row that shows what the model said."""
+WANTING = (RowStatus.INCOMPLETE, RowStatus.REFUSED, RowStatus.FAILED)
+"""Of a row that ended without a full answer, and not because somebody left it out."""
 
 
 class ErrorCode(StrEnum):

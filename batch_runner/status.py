@@ -17,7 +17,7 @@ from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
 from batch_runner.printable import one_line, printable
-from batch_runner.records import RowStatus
+from batch_runner.records import WANTING, RowStatus
 from batch_runner.remedy import all_pass, command, way_out
 from batch_runner.report import failed_name
 from batch_runner.run_place import RunPlace, output_of
@@ -83,13 +83,10 @@ class Status:
     def codes(self) -> Counter[str]:
         """Rows without a full answer, by error code."""
         found: Counter[str] = Counter()
-        for (_, code), n in self._wanting().items():
-            found[str(code or "no_request")] += n  # of an earlier version, which kept no code
+        for (status, code), n in self.endings.items():
+            if status in WANTING:
+                found[str(code or "no_request")] += n  # of an earlier version, which kept no code
         return found
-
-    def _wanting(self) -> Endings:
-        left_out = (RowStatus.OK, RowStatus.PENDING, RowStatus.SKIPPED)
-        return Counter({e: n for e, n in self.endings.items() if e[0] not in left_out})
 
     @property
     def has_begun(self) -> bool:
@@ -99,9 +96,8 @@ class Status:
     @property
     def finished(self) -> int:
         """Rows that no run sends again by itself; without an input, all results there are."""
-        ended = sum(n for (status, _), n in self.endings.items() if status is not RowStatus.PENDING)
         if self.rows is None:
-            return ended
+            return sum(n for status, n in self.statuses.items() if status is not RowStatus.PENDING)
         ended = sum(n for (s, code), n in self.endings.items() if not unfinished(s, code))
         # A `retry` going on sends rows that had ended for good.
         return min(ended, self._own_rows - (self.to_send or 0))
@@ -127,28 +123,15 @@ class Status:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [self._headline(), *self._since()]
-        if words := [f"{self.statuses[s]:,} {s}" for s in RowStatus if self.statuses[s]]:
-            lines.append(f"  rows     {', '.join(words)}")
-        if self.sharing:
-            lines.append(f"           and {self.sharing:,} that take the answer of an equal row")
-        if self.codes:
-            most = self.codes.most_common(MOST_CODES)
-            named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
-            more = len(self.codes) - len(most)
-            named += [f"{more} other codes"] if more else []
-            lines.append(f"  {failed_name(self.statuses)}   {', '.join(named)}{self._way_out()}")
-        lines.append(f"  {self._state()}")
-        lines += self._pace()
-        lines += self._money()
-        if self.lacks_output and self.holder is None and self.invocation is not None:
-            state = "none yet" if self.output_written_at is None else "older than the last rows"
-            export = command("export", self.invocation)
-            lines.append(f"  output   {state}; to write what there is     -> {export}")
-        if self.damaged:
-            places = many(self.damaged, "damaged place")
-            lines.append(f"  note     {places} in the journal; see batch-runner verify")
-        return lines
+        return [
+            self._headline(),
+            *self._since(),
+            *self._rows(),
+            f"  {self._state()}",
+            *self._calls(),
+            *self._money(),
+            *self._files(),
+        ]
 
     def _headline(self) -> str:
         if self.rows is None:
@@ -182,6 +165,19 @@ class Status:
                 run = command("run", self.today)
                 yield f"           to see what would be sent     -> {run} --dry-run"
 
+    def _rows(self) -> Iterator[str]:
+        """How they stand, and what to do about those without a full answer."""
+        if words := [f"{self.statuses[s]:,} {s}" for s in RowStatus if self.statuses[s]]:
+            yield f"  rows     {', '.join(words)}"
+        if self.sharing:
+            yield f"           and {self.sharing:,} that take the answer of an equal row"
+        if self.codes:
+            most = self.codes.most_common(MOST_CODES)
+            named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
+            more = len(self.codes) - len(most)
+            named += [f"{more} other codes"] if more else []
+            yield f"  {failed_name(self.statuses)}   {', '.join(named)}{self._way_out()}"
+
     def _state(self) -> str:
         if self.holder is not None:
             return f"running  {_who(self.holder, self.now)}"
@@ -198,40 +194,46 @@ class Status:
             return ""
         return f"     -> {one_line(way_out(self.codes, self.statuses, self.invocation), 500)}"
 
-    def _pace(self) -> list[str]:
-        lines = []
+    def _calls(self) -> Iterator[str]:
+        """How they come along."""
         if self.last_row_at is not None:
             since = max(0.0, self.now - self.last_row_at)
             ago = "the last row ended " + ("just now" if since < 1 else f"{duration(since)} ago")
             name = "pace" if self.holder is not None else "time"
-            lines.append(f"  {name}     {', '.join([*self._rate(), ago])}")
+            yield f"  {name}     {', '.join([*self._pace(), ago])}"
         elif self.holder is not None:
-            lines.append("  pace     no row has ended yet")
+            yield "  pace     no row has ended yet"
         if self.holder is not None and self.in_flight:
-            lines.append(f"  calls    {self.in_flight:,} in flight")
-        return lines
+            yield f"  calls    {self.in_flight:,} in flight"
 
-    def _rate(self) -> list[str]:
+    def _pace(self) -> Iterator[str]:
         rate = self.rows_per_second
         if self.holder is None or rate is None:
-            return []
-        if rate == 0:
-            return ["no row in the last minute"]
-        eta = self.eta_seconds
-        return [pace(rate), *([f"about {duration(max(1.0, eta))} left"] if eta else [])]
+            return
+        yield pace(rate) if rate else "no row in the last minute"
+        if eta := self.eta_seconds:
+            yield f"about {duration(max(1.0, eta))} left"
 
-    def _money(self) -> list[str]:
-        lines = []
+    def _money(self) -> Iterator[str]:
         bill = self.bill
         if bill.answered:
-            lines.append(f"  tokens   {tokens_in_words(bill.tokens)}")
+            yield f"  tokens   {tokens_in_words(bill.tokens)}"
         if bill.answered or bill.unknown_calls:
             so_far = " so far" if self.holder is not None else ""
             unpriced = f", {many(bill.unpriced, 'call')} without a price" if bill.unpriced else ""
-            lines.append(f"  cost     {bound_words(bill)}{so_far}{unpriced}")
+            yield f"  cost     {bound_words(bill)}{so_far}{unpriced}"
         for cause, calls in sorted(bill.unknown.items()):
-            lines.append(f"  unknown  billing of {many(calls, 'call')}: {CAUSES[cause]}")
-        return lines
+            yield f"  unknown  billing of {many(calls, 'call')}: {CAUSES[cause]}"
+
+    def _files(self) -> Iterator[str]:
+        """What is amiss with output and journal."""
+        if self.lacks_output and self.holder is None and self.invocation is not None:
+            state = "none yet" if self.output_written_at is None else "older than the last rows"
+            export = command("export", self.invocation)
+            yield f"  output   {state}; to write what there is     -> {export}"
+        if self.damaged:
+            places = many(self.damaged, "damaged place")
+            yield f"  note     {places} in the journal; see batch-runner verify"
 
     def to_json(self) -> dict[str, Any]:
         holder, eta, money = self.holder, self.eta_seconds, self.bill.to_json()
