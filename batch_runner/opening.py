@@ -67,7 +67,7 @@ def open_work(
     everything that is wrong with job, input or output.
     """
     started_at = time.time()
-    table = _open_named_input(job)
+    table = _open_input(job)
     identities = dict(zip(table.paths, identity_of(table.paths), strict=True))
     check_output(job, table)
     builder = _open_builder(job, table)
@@ -78,9 +78,9 @@ def open_work(
         if lock is not None:
             waiting = partial(_say_waiting, job)
             stack.enter_context(locked_place(job, policy=lock, on_wait=waiting))
-        before = _left_word(directory)
-        if dedupe is None:  # copies must not turn into rows to pay for
-            dedupe = Dedupe(before.extra.get("dedupe", Dedupe.OFF)) if before else Dedupe.OFF
+        before = _manifest_of_last_run(directory)
+        if dedupe is None:
+            dedupe = _dedupe_of(before)
         if lock is not None and dedupe is Dedupe.ON:
             check_dedupe(job)
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
@@ -110,7 +110,7 @@ def open_work(
             input_identity=[identities[path] for path in table.paths],
         )
         keep_changed_rows(work, said=False if fresh else keep)
-        _warn(work)
+        work.warnings += _oddities(work)
         yield work
 
 
@@ -162,17 +162,17 @@ def _open_builder(job: JobSpec, table: Table) -> PromptBuilder:
     return builder
 
 
-def _open_named_input(job: JobSpec) -> Table:
-    """The input, once journal and meta file could name all that the job reads and writes."""
-    _check_names("the job file", [job.origin])
-    _check_names(job.place("input.path"), job.input.path)
-    _check_names(job.place("output.path"), [str(job.output_path), job.output.report or ""])
+def _open_input(job: JobSpec) -> Table:
+    """The input. Raises JobError where journal and meta file could not name a file of the job."""
+    _check_utf8("the job file", [job.origin])
+    _check_utf8(job.place("input.path"), job.input.path)
+    _check_utf8(job.place("output.path"), [str(job.output_path), job.output.report or ""])
     table = open_input(job)
-    _check_names(job.place("input.path"), map(str, table.named_paths))
+    _check_utf8(job.place("input.path"), map(str, table.named_paths))
     return table
 
 
-def _check_names(place: str, paths: Iterable[str]) -> None:
+def _check_utf8(place: str, paths: Iterable[str]) -> None:
     """Raise JobError for a path that is no UTF-8: neither journal nor meta file could name it."""
     for path in paths:
         try:
@@ -196,9 +196,14 @@ def _answer_schema(job: JobSpec) -> AnswerSchema | None:
     return AnswerSchema(job.json.schema, origin=job.origin)
 
 
-def _left_word(directory: RunDirectory) -> Manifest | None:
+def _manifest_of_last_run(directory: RunDirectory) -> Manifest | None:
     manifest = read_manifest(directory.manifest)
     return manifest if isinstance(manifest, Manifest) else None
+
+
+def _dedupe_of(manifest: Manifest | None) -> Dedupe:
+    """As that run was told: copies must not turn into rows to pay for."""
+    return Dedupe.OFF if manifest is None else Dedupe(manifest.extra.get("dedupe", Dedupe.OFF))
 
 
 def _new_run_id(started_at: float) -> str:
@@ -207,27 +212,24 @@ def _new_run_id(started_at: float) -> str:
     return f"{stamp}.{int(started_at % 1 * 1000):03}Z-{uuid.uuid4().hex[:6]}"
 
 
-def _warn(work: Work) -> None:
-    plan = work.plan
-    if left_out := work.table.left_out:
+def _oddities(work: Work) -> Iterator[str]:
+    """What is unusual about input, prompt and journal, and keeps nobody from going on."""
+    plan, left_out = work.plan, work.table.left_out
+    if left_out:
         files, were = many(len(left_out), "file"), "was" if len(left_out) == 1 else "were"
-        work.warnings.append(
+        yield (
             f"{files} of {len(work.table.named_paths):,} could not be read and {were} left out, rows "
             f"and all: {'; '.join(file.reason for file in left_out)}"
         )
-    work.warnings += [
-        f"{torn.place}: the last line is not whole; left for the next run" for torn in plan.torn
-    ]
+    for torn in plan.torn:
+        yield f"{torn.place}: the last line is not whole; left for the next run"
     if plan.bad_count:
         records, were = many(plan.bad_count, "record"), "was" if plan.bad_count == 1 else "were"
-        work.warnings.append(
-            f"{records} could not be read and {were} left out, the first at {plan.bad[0].place}"
-        )
+        yield f"{records} could not be read and {were} left out, the first at {plan.bad[0].place}"
     if plan.rows > 1 and not work.builder.uses_columns:
-        work.warnings.append("the prompt names no column, so every row asks for the same")
-    damaged = sum(not place.is_expected for place in work.replay.damage)
-    if damaged:
-        work.warnings.append(
+        yield "the prompt names no column, so every row asks for the same"
+    if damaged := sum(not place.is_expected for place in work.replay.damage):
+        yield (
             f"{many(damaged, 'damaged place')} in the journal: batch-runner verify tells; "
             "rows that stood there are asked again"
         )

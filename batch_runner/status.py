@@ -167,16 +167,17 @@ class Status:
 
     def _rows(self) -> Iterator[str]:
         """How they stand, and what to do about those without a full answer."""
-        if words := [f"{self.statuses[s]:,} {s}" for s in RowStatus if self.statuses[s]]:
+        statuses, codes = self.statuses, self.codes
+        if words := [f"{statuses[status]:,} {status}" for status in RowStatus if statuses[status]]:
             yield f"  rows     {', '.join(words)}"
         if self.sharing:
             yield f"           and {self.sharing:,} that take the answer of an equal row"
-        if self.codes:
-            most = self.codes.most_common(MOST_CODES)
+        if codes:
+            most = codes.most_common(MOST_CODES)
             named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
-            more = len(self.codes) - len(most)
+            more = len(codes) - len(most)
             named += [f"{more} other codes"] if more else []
-            yield f"  {failed_name(self.statuses)}   {', '.join(named)}{self._way_out()}"
+            yield f"  {failed_name(statuses)}   {', '.join(named)}{self._way_out()}"
 
     def _state(self) -> str:
         if self.holder is not None:

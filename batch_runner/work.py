@@ -101,19 +101,27 @@ def remember_job(work: Work) -> None:
         # First: without the file, what the manifest says keeps any row.
         write_kept(directory, work.kept_rows)
         work.kept_rows_are_new = False
-    path = directory.manifest
-    found, new = read_manifest(path), manifest_of(work)
-    seen = dict(new.input)
+    found, new = read_manifest(directory.manifest), manifest_of(work)
+    seen_before: Mapping[str, Any] = {}
     if isinstance(found, Manifest):
         # A run that sends nothing has not used the journal with this prompt.
         used = new.fingerprint if work.plan.to_send else found.fingerprint
-        if found.input.get("files") == work.input_identity:
-            seen = {**found.input, **seen}
-            seen[SEEN_BY] = [*found.input.get(SEEN_BY, ()), work.run_id]
         new = replace(new, fingerprint=used, extra={**found.extra, **new.extra})
+        seen_before = found.input
+    new = replace(new, input=_input_seen(work, new.input, before=seen_before))
+    write_manifest(directory.manifest, new)
+
+
+def _input_seen(
+    work: Work, seen: Mapping[str, Any], *, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the manifest says of the input, and goes on saying while the files are the same."""
+    if before.get("files") == work.input_identity:
+        runs = [*before.get(SEEN_BY, ()), work.run_id]
+        seen = {**before, **seen, SEEN_BY: runs}
     if not work.builder.label_columns and DIGESTS not in seen:
-        seen[DIGESTS] = digests_of(work.input_identity)
-    write_manifest(path, replace(new, input=seen))
+        seen = {**seen, DIGESTS: digests_of(work.input_identity)}
+    return dict(seen)
 
 
 def manifest_of(work: Work) -> Manifest:
