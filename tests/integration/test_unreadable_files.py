@@ -90,8 +90,9 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
     night.add("c.csv", csv_of(3))
     bad = night.add(f"a-{name}" if first else name, content)
 
-    refused = night(code=2)
-    assert 'on_bad_row = "skip"' in refused.err
+    for command in ("run", "estimate"):
+        refused = night(command=command, code=2)
+        assert 'on_bad_row = "skip"' in refused.err
     assert night.calls() == 0
 
     ran = night(*SKIP)
