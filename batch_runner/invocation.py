@@ -123,6 +123,11 @@ class Invocation:
         """A flag or `--set` gives the key, or all of a table that it stands in."""
         return _is_under(key, {*self.keys_set(), *(KEYS_OF_FLAGS[flag] for flag in self.flags)})
 
+    def without(self, table: str) -> "Invocation":
+        """Without what `--set` says of a table."""
+        kept = [setting for setting in self.settings if not _is_under(_key(setting), (table,))]
+        return replace(self, settings=tuple(kept))
+
     def for_readers(self) -> "Invocation":
         """Without what was masked and only a call would need."""
         kept = [
