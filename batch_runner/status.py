@@ -20,7 +20,7 @@ from batch_runner.printable import one_line, printable
 from batch_runner.records import RowStatus
 from batch_runner.remedy import all_pass, command, way_out
 from batch_runner.report import failed_name
-from batch_runner.run_place import RunPlace, output_of
+from batch_runner.run_place import RunPlace, notes_of, output_of
 
 
 _MONEY = ("tokens", "cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls")
@@ -30,6 +30,8 @@ MOST_SHARE = 10
 MOST_CODES = 6
 LONGEST_CODE = 60
 LONGEST_REASON = 500
+MOST_NOTES = 3
+LONGEST_NOTE = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class Status:
     now: float = 0.0
     bill: Bill = field(default_factory=Bill)
     """Of all runs, lost calls included."""
+    notes: tuple[str, ...] = ()
+    """What the last run wanted to be known: of a quiet one nobody has read it."""
     output_written_at: float | None = None
     """Unix time; None where there is no output."""
 
@@ -148,6 +152,7 @@ class Status:
         if self.damaged:
             places = many(self.damaged, "damaged place")
             lines.append(f"  note     {places} in the journal; see batch-runner verify")
+        lines += [f"  note     {one_line(note, LONGEST_NOTE)}" for note in self.notes[:MOST_NOTES]]
         return lines
 
     def _headline(self) -> str:
@@ -260,6 +265,7 @@ class Status:
             "input_changed": self.input_changed,
             "request_changed": bool(self.request_changed),
             "damaged_journal_records": self.damaged,
+            "warnings": [*self.notes],
         }  # fmt: skip
 
 
@@ -332,6 +338,7 @@ def read_status(
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
         bill=gauge.bill(is_running=holder is not None),
+        notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),
     )
 

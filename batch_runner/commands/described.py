@@ -149,9 +149,7 @@ def _refuse_data(command: str, name: str) -> None:
     manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
     if folder is not None:
         output = shlex.quote(str(folder).removesuffix(SUFFIX))
-        ways = (
-            f"name the job that wrote it, with its flags: batch-runner {command} -i INPUT -o {output}"
-        )
+        ways = f"name the job that wrote it, with its flags: batch-runner {command} -i INPUT -o {output}"
     if (before := last_invocation(manifest)) is not None:
         ways = f"name the job that wrote it: batch-runner {command} {before}"
     elif isinstance(manifest, Manifest):
