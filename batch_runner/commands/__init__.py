@@ -6,6 +6,7 @@ A command imports what it needs when it is carried out: `status` waits for no ne
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -64,7 +65,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
     except Interrupted as interruption:
         if sys.stderr.isatty():  # the terminal has printed ^C there
             print(file=sys.stderr)
-        if not _lasts_until_a_signal(arguments):
+        if interruption.signal_number != signal.SIGINT or not _lasts_until_ctrl_c(arguments):
             log.warning("ended by %s", interruption)
         code = ExitCode.of_signal(interruption.signal_number)
     except BrokenPipeError:
@@ -79,8 +80,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
     return int(code)
 
 
-def _lasts_until_a_signal(arguments: argparse.Namespace) -> bool:
-    """Ctrl-C is how such a command is ended: no news for whoever pressed it."""
+def _lasts_until_ctrl_c(arguments: argparse.Namespace) -> bool:
+    """That is how such a command is ended: no news for whoever pressed it."""
     return arguments.command == "faults" or getattr(arguments, "watch", False)
 
 
