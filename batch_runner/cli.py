@@ -237,7 +237,7 @@ def _add_job_flags(parser: argparse.ArgumentParser, *, output_is: str = _ROWS) -
     group.add_argument(
         "--max-cost",
         metavar="USD",
-        help="begin no call that could exceed this; each run counts its own",
+        help="begin no call that could exceed this: the most each may cost is set aside, so near it fewer are in flight; estimate --sample names one with room; each run counts its own",
     )
     group.add_argument("--max-errors", metavar="N|N%", help="stop after so many failed rows")
     group.add_argument("--deadline", metavar="4h", help="begin no call after this time")

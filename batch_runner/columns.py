@@ -2,10 +2,12 @@
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from batch_runner import stored
@@ -40,10 +42,11 @@ class Ending:
 class _Rows:
     """Some rows as the output shows them: cells are worked out column by column, in half the time."""
 
-    __slots__ = ("counts", "endings", "told")
+    __slots__ = ("counts", "endings", "folder", "told")
 
-    def __init__(self, endings: Sequence[Ending]) -> None:
+    def __init__(self, endings: Sequence[Ending], folder: Path) -> None:
         self.endings = endings
+        self.folder = folder
         self.told = [ending.told for ending in endings]
         self.counts = [stored.usage(told) for told in self.told]
 
@@ -78,6 +81,21 @@ def _cost(rows: _Rows) -> Sequence[float | None]:
 def _latency(rows: _Rows) -> Sequence[float | None]:
     seconds = [told.get("latency_seconds") for told in rows.told]
     return [None if one is None else round(one, 3) for one in seconds]
+
+
+def _sources(rows: _Rows) -> Sequence[str]:
+    names = {source: seen_from(rows.folder, source) for source in {e.source for e in rows.endings}}
+    return [names[row.source] for row in rows.endings]
+
+
+def seen_from(folder: Path, path: str) -> str:
+    """As the job file would name it: a folder that moves with its job changes no output.
+
+    Absolute where the two have nothing in common.
+    """
+    if not Path(path).is_absolute() or os.path.commonpath([folder, path]) == os.sep:
+        return path
+    return os.path.relpath(path, folder)
 
 
 def _completion(ending: Ending) -> Completion | None:
@@ -120,7 +138,7 @@ _STANDARD: Mapping[str, tuple[ColumnKind, _Values]] = {
     "attempts": (K.COUNT, _told("attempts")),
     "latency_s": (K.NUMBER, _latency),
     "tool_calls": (K.JSON, _each(_tool_calls)),
-    "source_file": (K.TEXT, lambda rows: [row.source for row in rows.endings]),
+    "source_file": (K.TEXT, _sources),
 }
 _FULL: Mapping[str, tuple[ColumnKind, _Values]] = {
     "cache_write_tokens": (K.INTEGER, _count("cache_write_tokens")),
@@ -164,7 +182,7 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     read = [_ALL[name][1] for name in names]
 
     def cells(endings: Sequence[Ending]) -> list[Sequence[Any]]:
-        rows = _Rows(endings)
+        rows = _Rows(endings, job.folder)
         answered = ([at_pointer(row.answer, pointer) for row in endings] for pointer in pointers)
         return [*(values(rows) for values in read), *answered]
 

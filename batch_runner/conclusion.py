@@ -20,6 +20,7 @@ from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
+from batch_runner.run_place import notes_of
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -79,9 +80,10 @@ def _write_meta(work: Work, summary: RunSummary) -> None:
 
 
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
-    """The report is written; a run that sent nothing leaves the one there is."""
+    """The report is written; a run that sent nothing leaves the one there is, if that says the same."""
     summary.report = str(path)
-    if not summary.sent and path.exists():
+    said = notes_of(work.job.output_path)
+    if not summary.sent and path.exists() and [*said] == summary.warnings:
         return
     from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from batch_runner.amounts import count, dollars, duration, many
+from batch_runner.amounts import count, dollars, dollars_at_most, duration, many
 from batch_runner.estimate import Point, Range, describe
 from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.expectation import Expectation
@@ -43,16 +43,28 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"         estimate --sample {SAMPLE} runs {SAMPLE} real rows (and keeps them) for a likely range"
     for note in found.notes:
         yield f"note     {note}"
-    unpriced = next((model for model, match in found.models.items() if match is None), None)
-    if found.max_cost is not None:
-        is_kept = unpriced is None or not found.to_send
-        keeps = "stops a run before it spends more" if is_kept else "cannot be kept without a price"
-        yield f"limit    max_cost {dollars(found.max_cost)} {keeps}"
+    yield from (f"limit    {words}" for words in _limits(found))
     if found.refusal is not None:
         yield f"next     a run would refuse to start: {found.refusal}"
         yield from [f"         {found.refusal.hint}"] * bool(found.refusal.hint)
     elif found.to_send:
         yield f"next     {command('run', found.invocation)}"
+
+
+def _limits(found: Estimate) -> Iterator[str]:
+    """The one that the job has, and one that does no harm."""
+    limit = found.max_cost
+    if limit is not None:
+        is_kept = None not in found.models.values() or not found.to_send
+        keeps = "stops a run before it spends more" if is_kept else "cannot be kept without a price"
+        yield f"max_cost {dollars(limit)} {keeps}"
+    room = found.max_cost_with_room
+    if room and (limit is None or limit < room):
+        typed = dollars_at_most(room).lstrip("$").replace(",", "")
+        yield (
+            f"--max-cost {typed} leaves room: likely it is not reached, and no call waits for it "
+            f"({dollars(found.set_aside)} of it is set aside for calls in flight)"
+        )
 
 
 def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:
@@ -194,6 +206,7 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
             for model, match in found.models.items()
         },
         "max_cost": _number(found.max_cost),
+        "max_cost_with_room": _number(found.max_cost_with_room),
         "sample": None if sample is None else _sample_json(sample),
         "usd_as_remembered": _projection_json(found.usd_as_remembered),
         "remembered_sample": None if found.remembered is None else found.remembered.to_json(),

@@ -30,7 +30,7 @@ from batch_runner.records import RowResult, RowStatus
 from batch_runner.run_options import RunOptions
 from batch_runner.runner import run
 from batch_runner.signals import Interrupted
-from batch_runner.survey import Ceiling, Kind, Survey
+from batch_runner.survey import Ceiling, Survey
 from batch_runner.work import Work
 
 
@@ -97,6 +97,8 @@ class Estimate:
     overhead_source: str
     uncounted: frozenset[str]
     max_cost: Decimal | None
+    set_aside: Decimal | None
+    """By a limit on the cost, at most, while as many calls are in flight as the job allows."""
     sample: Sample | None = None
     remembered: Expectation | None = None
     """What an earlier sample said of the same prompt."""
@@ -123,6 +125,14 @@ class Estimate:
         if self.sample is not None or self.remembered is None or not self.to_send:
             return None
         return self.remembered.total(self.to_send)
+
+    @property
+    def max_cost_with_room(self) -> Decimal | None:
+        """A limit that keeps no call waiting while rows cost no more than is likely."""
+        usd = self.usd_as_remembered if self.sample is None else self.sample.usd_left
+        if usd is None or self.set_aside is None:
+            return None
+        return self.set_aside + (usd.high if isinstance(usd, Range) else usd.expected)
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:
@@ -187,6 +197,7 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
         overhead_source=ASSUMED,
         uncounted=frozenset(survey.uncounted),
         max_cost=job.limits.max_cost,
+        set_aside=survey.set_aside(work.biller, calls=job.limits.concurrency.maximum),
         remembered=recall(job.run_path, fingerprint=fingerprint(job)),
         refusal=refusal(work),
         notes=tuple(filter(None, (*work.warnings, other_endpoints(work)))),
@@ -329,7 +340,7 @@ def _projected(
     concurrency = work.job.limits.concurrency
     at_a_time = concurrency.start if concurrency.adaptive else concurrency.maximum
     at_a_time = max(1, min(at_a_time, population))
-    usd = project(costs, population, row_ceiling=_dearest_row(survey, work)) if costs else None
+    usd = project(costs, population, row_ceiling=survey.dearest_row(work.prices)) if costs else None
     left = population - len(told)
     return Sample(
         rows=rows,
@@ -361,16 +372,6 @@ def _left_to_pay(
     rest = usd.less(sum(costs, Decimal(0)))
     # Rows that ended without a known cost are among those that were projected.
     return rest.divided(Decimal(population - len(costs)) / left)
-
-
-def _dearest_row(survey: Survey, work: Work) -> Decimal | None:
-    """The most that one row can cost."""
-    longest: dict[tuple[str, int | None], Kind] = {}
-    for kind in survey.kinds:
-        alike = (kind.model, kind.max_output_tokens)
-        longest[alike] = max(kind, longest.get(alike, kind), key=lambda one: one.counted)
-    most = [survey.ceiling(work.prices, kinds={kind: 1}).usd_at_most for kind in longest.values()]
-    return None if None in most else max(filter(None, most), default=Decimal(0))
 
 
 def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:

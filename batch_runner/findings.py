@@ -10,9 +10,10 @@ from hashlib import blake2b
 
 from batch_runner.bill import Bill, Biller
 from batch_runner.journal import Intent, PastRun
+from batch_runner.origins import endpoint_in_words
 from batch_runner.plan import UNSENDABLE
 from batch_runner.printable import printable, shortened
-from batch_runner.records import Completion, RowResult, RowStatus, UnknownBilling
+from batch_runner.records import ANSWERED, Completion, RowResult, RowStatus, UnknownBilling
 from batch_runner.tally import LatencyHistogram
 from batch_runner.timeline import Timeline
 from batch_runner.work import Work
@@ -107,6 +108,8 @@ class Findings:
         self._unknown: dict[UnknownBilling, Bill] = {}
         self._lost = Bill()
         self.models: Counter[str] = Counter()
+        self.endpoints: Counter[str] = Counter()
+        """Of the rows of the output, how many each has answered, in words."""
         self.timeline = Timeline()
         self.latencies = LatencyHistogram()
         self.left_over = 0
@@ -133,6 +136,8 @@ class Findings:
             self.latencies.add(seconds)
         if result.model and (result.model in self.models or len(self.models) < MOST_CODES):
             self.models[result.model] += 1
+        if counts and result.status in ANSWERED:
+            self._add_endpoint(result)
         if result.started_at is not None and result.finished_at is not None:
             self.timeline.add(
                 result.started_at,
@@ -189,6 +194,14 @@ class Findings:
         if finished is not None:
             course.first = min(course.first or finished, result.started_at or finished)
             course.last = max(course.last or finished, finished)
+
+    def _add_endpoint(self, result: RowResult) -> None:
+        run = self._course(result.run_id, result.finished_at).run
+        url = None if run is None else run.settings.get("base_url")
+        if run is not None and url is not None:
+            name = endpoint_in_words(url, run.settings.get("model"))
+            if name in self.endpoints or len(self.endpoints) < MOST_CODES:
+                self.endpoints[name] += 1
 
     def _course(self, run_id: str | None, at: float | None) -> RunCourse:
         """That of the run; where the journal does not say which (a damaged header), by the time."""

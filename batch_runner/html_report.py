@@ -21,7 +21,14 @@ from batch_runner.printable import one_line, printable
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.remedy import remedy
 from batch_runner.report import skipped_words
-from batch_runner.run_view import limit_view, moment, prompt_view, run_views, setting_view
+from batch_runner.run_view import (
+    endpoint_view,
+    limit_view,
+    moment,
+    prompt_view,
+    run_views,
+    setting_view,
+)
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -104,7 +111,7 @@ def _verdict(work: Work, summary: RunSummary, findings: Findings) -> Mapping[str
         words = f"{ok:,} of {rows:,} rows are answered, {', '.join(others)}."
     facts = [
         one_line(work.job.model_in_words, 80),
-        work.job.endpoint.base_url,
+        endpoint_view(work, findings),
         *([_when(findings)] if summary.bill.calls else []),
     ]
     stop = summary.stop_reason

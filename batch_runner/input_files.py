@@ -63,9 +63,11 @@ def plan_of_readable(
     try:
         return table, made(table=table)
     except InputError as error:
-        if len(table.paths) == 1 or is_watched:
+        if len(table.paths) == 1:
             raise
         if _leaves_out(job):
+            if is_watched:
+                raise
             readable = _without_unreadable(table, columns)
             if readable is table:
                 raise

@@ -20,6 +20,8 @@ from batch_runner.values import ErrorLimit, Reader
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 COMMAND_LINE = "command line"
 """The origin of a job that flags describe."""
+META_SUFFIX = ".meta.json"
+"""Behind the name of an output: the numbers of its last run."""
 
 
 class InputFormat(StrEnum):
@@ -314,4 +316,4 @@ class JobSpec:
 
     @property
     def meta_path(self) -> Path:
-        return self.output_path.with_name(self.output_path.name + ".meta.json")
+        return self.output_path.with_name(self.output_path.name + META_SUFFIX)

@@ -12,11 +12,20 @@ from batch_runner.work import Work
 _NAMED = 3
 
 
+def endpoint_in_words(url: str, model: object) -> str:
+    """The embedded one has another port each time, and is gone by the time that somebody reads of it."""
+    return "the model on this machine" if _is_embedded(url, model) else url
+
+
+def _is_embedded(url: str, model: object) -> bool:
+    return model == LOCAL_MODEL and is_loopback_url(url)
+
+
 def other_endpoints(work: Work) -> str:
     """A note where answers that stay were given by another host or port than the job's, or none."""
     job, replay, plan = work.job, work.replay, work.plan
     endpoint = job.endpoint
-    is_embedded = job.model == LOCAL_MODEL and endpoint.is_local  # has another port each time
+    is_embedded = _is_embedded(endpoint.base_url, job.model)
     others: dict[str, str] = {}
     for run in replay.runs:
         url = run.settings.get("base_url")

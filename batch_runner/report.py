@@ -219,18 +219,13 @@ def _failed(summary: RunSummary) -> str:
 
 
 def _examples(summary: RunSummary) -> Iterator[str]:
-    """For each of the commonest errors a row that ended so, and what helps against this one.
-
-    Flags that mean the job are said once.
-    """
+    """For each of the commonest errors a row that ended so, and what helps against this one."""
     shown = _way_out(summary)
     for code, n in summary.wanting.most_common(MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
         way_out = remedy(code, summary.invocation).command
-        seen = shown.endswith(way_out)
-        if any(word.startswith("-") for word in summary.invocation.split()):
-            way_out = remedy(code, "...").command  # the line above has all of those flags
+        seen = shown.endswith(way_out)  # is said once
         many = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(summary.wanting) > 1 else ""
         arrow = "" if seen else f"  -> {way_out}"
         yield f"         {many}{one_line(example, LONGEST_EXAMPLE)}{arrow}"

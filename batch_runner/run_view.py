@@ -10,12 +10,14 @@ from batch_runner import __version__
 from batch_runner.amounts import duration, many
 from batch_runner.findings import Findings, RunCourse
 from batch_runner.money_view import NO_BOUND, bounds
+from batch_runner.origins import endpoint_in_words
 from batch_runner.printable import one_line, printable, shortened
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
 
 MOST_LIMIT_CHANGES = 40
+MOST_ENDPOINTS = 4
 LONGEST_PROMPT = 2000
 LONGEST_SETTING = 300
 
@@ -77,7 +79,8 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
             "Parameters",
             json.dumps(parameters, ensure_ascii=False, default=str) if parameters else None,
         ),
-        ("Endpoint", job.endpoint.base_url),
+        ("Endpoint asked", endpoint_in_words(job.endpoint.base_url, job.model)),
+        ("Endpoint that answered", _endpoints_that_answered(findings) or None),
         ("Concurrency", concurrency),
         ("Limits", caps or None),
         ("Retries", retries),
@@ -86,6 +89,22 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
         ("batch_runner", f"{__version__}, Python {platform.python_version()}, {platform.system()}"),
     )
     return [(name, one_line(value, LONGEST_SETTING)) for name, value in values if value]
+
+
+def endpoint_view(work: Work, findings: Findings) -> str:
+    """What answered, else what the job asks."""
+    job = work.job
+    return _endpoints_that_answered(findings) or endpoint_in_words(job.endpoint.base_url, job.model)
+
+
+def _endpoints_that_answered(findings: Findings) -> str:
+    """As the journal knows them, whatever the job asks by now."""
+    most = findings.endpoints.most_common(MOST_ENDPOINTS)
+    if len(most) == 1:
+        return most[0][0]
+    more = len(findings.endpoints) - len(most)
+    named = [f"{name} ({n:,})" for name, n in most]
+    return ", ".join([*named, *([f"{more} more"] if more else [])])
 
 
 def prompt_view(work: Work) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import anyio
 
-from batch_runner.amounts import dollars, dollars_at_most
+from batch_runner.amounts import dollars, dollars_at_most, many
 from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
 from batch_runner.errors import RunStoppedError, UsageError
@@ -19,6 +19,8 @@ from batch_runner.tally import Tally
 
 
 _POLL_SECONDS = 0.02
+_PATIENCE_SECONDS = 1.0
+"""Of waiting for money, all rows together, before it is worth a word."""
 _CHECK_EVERY_ROWS = 20
 _NEARLY = Decimal("0.8")
 
@@ -38,6 +40,9 @@ class Spending:
     _settled: tuple[Decimal, int] = (Decimal(0), 0)
     """Of the tally's bill, what was settled so far: dollars, and calls that nothing bounds."""
     _repeats_waiting: int = 0
+    _polls: int = 0
+    """While a row waited for money."""
+    _told_slow: bool = False
     _told_nearly: bool = False
     _told_astray: bool = False
 
@@ -50,6 +55,7 @@ class Spending:
             if not self.budget.in_flight:
                 self._stop(self.budget, ceiling)
                 return False
+            self._tell_of_waiting(self.budget, ceiling)
             await anyio.sleep(_POLL_SECONDS)
         self.budget.reserve(request.key, ceiling)
         return True
@@ -109,6 +115,21 @@ class Spending:
             words = f"max_cost {dollars(budget.limit)} is less than one call may cost: {next_call}"
             way_out = "run again with a higher --max-cost or a lower max_output_tokens to go on"
         self.stop(RunStoppedError(words, hint=way_out))
+
+    def _tell_of_waiting(self, budget: Budget, ceiling: Decimal | None) -> None:
+        """Places are free, and the row waits for money: else the run would only look slow."""
+        self._polls += 1
+        each = budget.guess(ceiling)  # zero while the first call of unknown cost is waited for
+        if self._told_slow or not each or self._polls * _POLL_SECONDS < _PATIENCE_SECONDS:
+            return
+        self._told_slow = True
+        self.log.warning(
+            "max_cost %s slows this run down: %s is spent and %s set aside for %s in flight, so the "
+            "next call waits for one of them; N at a time need a max_cost of N x %s above the cost",
+            dollars(budget.limit), dollars(budget.spent), dollars(budget.reserved),
+            many(budget.in_flight, "call"), dollars_at_most(each),
+            extra={"event": "budget_holds_back"},
+        )  # fmt: skip
 
     def _warn_of_budget(self, budget: Budget) -> None:
         if self._told_nearly or budget.spent < _NEARLY * budget.limit:

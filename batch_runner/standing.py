@@ -1,9 +1,5 @@
 """How a job stands at any time, by its input and its journal: a summary without a run."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
 from batch_runner.bill import source_of
 from batch_runner.changes import other_model
 from batch_runner.findings import Findings
@@ -12,6 +8,7 @@ from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.outset import endings_of
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
+from batch_runner.run_place import read_meta
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -68,11 +65,8 @@ def standing(work: Work, findings: Findings) -> RunSummary:
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
     """What only the meta file of the last run knows, if it is of the last run indeed."""
-    try:
-        meta: Any = json.loads(work.job.meta_path.read_bytes())
-    except (OSError, ValueError):
-        return
-    if not isinstance(meta, Mapping) or meta.get("run_id") != summary.run_id:
+    meta = read_meta(work.job.output_path)
+    if meta.get("run_id") != summary.run_id:
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:

@@ -50,6 +50,10 @@ _WORDS_OF_TEMPLATES = frozenset({
     "else", "loop", "self", "super", "range", "dict", "namespace", "debug",
 })  # fmt: skip
 """Names that mean something else inside braces."""
+_ONE_OF_MANY = (
+    "mend it or move it away, or init a narrower pattern: init 'folder/name-*.csv'; the job that is "
+    "written can leave out such a file on later nights (on_bad_row)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +118,13 @@ def starter_job(file: Path, *, folder: Path | None = None) -> str:
     if encoding != UTF_8 and len(named.files) > 1:
         odd = next(file for file in named.files if _encoding([file]) == encoding)
         source = replace(source, not_utf_8=_one_line(odd.name))
-    table = _opened(source.files, source.encoding)
-    rows = [*_first_rows(source, table)]
+    try:
+        table = _opened(source.files, source.encoding)
+        rows = [*_first_rows(source, table)]
+    except InputError as error:
+        if not source.is_pattern:
+            raise
+        raise InputError(str(error), hint=error.hint or _ONE_OF_MANY) from error
     looks = [_look(name, rows) for name in _names(table.header, rows)]
     return "\n".join(_lines(source, table, rows, looks, folder)) + "\n"
 
@@ -221,6 +230,10 @@ def _lines(
     if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(source.files[0]):
         yield f"delimiter = {_quoted(table.delimiter)}"
     yield from _key_lines(looks, key)
+    if source.is_pattern or format_of(source.files[0]) is not Format.PARQUET:
+        what = "files and records" if source.is_pattern else "records"
+        said = f"{what} that cannot be read are left out and named; else no run begins"
+        yield f'# on_bad_row = "skip"   # {said}'
     yield ""
     yield "[prompt]"
     yield 'instructions = "You write plain, factual summaries."'

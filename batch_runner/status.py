@@ -1,9 +1,8 @@
 """How far a job is, read from its journal without a lock, also while it runs."""
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,20 +15,19 @@ from batch_runner.journal import Holder, is_locked
 from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
-from batch_runner.printable import one_line, printable
+from batch_runner.printable import one_line
 from batch_runner.records import WANTING, RowStatus
 from batch_runner.remedy import all_pass, command, way_out
 from batch_runner.report import failed_name
-from batch_runner.run_place import RunPlace, output_of
+from batch_runner.run_place import RunPlace, notes_of, output_of
 
 
 _MONEY = ("tokens", "cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls")
-WATCH_SECONDS = 2.0
-MOST_SHARE = 10
-"""A watcher rests this many times as long as it took to read."""
 MOST_CODES = 6
 LONGEST_CODE = 60
 LONGEST_REASON = 500
+MOST_NOTES = 3
+LONGEST_NOTE = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +67,8 @@ class Status:
     now: float = 0.0
     bill: Bill = field(default_factory=Bill)
     """Of all runs, lost calls included."""
+    notes: tuple[str, ...] = ()
+    """What the last run wanted to be known: of a quiet one nobody has read it."""
     output_written_at: float | None = None
     """Unix time; None where there is no output."""
 
@@ -131,6 +131,7 @@ class Status:
             *self._calls(),
             *self._money(),
             *self._files(),
+            *(f"  note     {one_line(note, LONGEST_NOTE)}" for note in self.notes[:MOST_NOTES]),
         ]
 
     def _headline(self) -> str:
@@ -262,46 +263,8 @@ class Status:
             "input_changed": self.input_changed,
             "request_changed": bool(self.request_changed),
             "damaged_journal_records": self.damaged,
+            "warnings": [*self.notes],
         }  # fmt: skip
-
-
-def follow(
-    place: RunPlace,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    on_wait: Callable[[], None] | None = None,
-) -> Iterator[Status]:
-    """The job's status, again and again until nobody runs it any more.
-
-    Before the first run: told to `on_wait` once, and from the beginning of that run on. With None
-    there is no such wait.
-    """
-    gauge, waits = Gauge(place), False
-    while True:
-        began = clock()
-        status = read_status(place, gauge)
-        if on_wait is not None and not status.has_begun:
-            if not waits:
-                on_wait()
-            waits = True
-            sleep(WATCH_SECONDS)
-            continue
-        yield status
-        if status.holder is None:
-            return
-        # The first look at a million rows takes a while: the watcher must not eat the run's CPU.
-        sleep(max(WATCH_SECONDS, MOST_SHARE * (clock() - began)))
-
-
-def drawn(statuses: Iterable[Status], *, columns: int | None) -> Iterator[str]:
-    """Text for each status; on a terminal of so many columns it takes the place of the one before."""
-    height = 0
-    for status in statuses:
-        lines = [printable(line) for line in status.lines()]
-        yield (f"\x1b[{height}A\x1b[J" if height else "") + "\n".join(lines)
-        if columns is not None:
-            height = sum(max(1, math.ceil(len(line) / columns)) for line in lines)
 
 
 def read_status(
@@ -334,6 +297,7 @@ def read_status(
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
         bill=gauge.bill(is_running=holder is not None),
+        notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),
     )
 

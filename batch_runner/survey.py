@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar
 
+from batch_runner.bill import Biller
 from batch_runner.pricing import PriceBook
 from batch_runner.records import Request
 from batch_runner.tokens import TokenCounter, counter_for, uncounted
@@ -49,6 +50,8 @@ class Survey:
     uncounted: set[str] = field(default_factory=set)
     is_bounded: bool = True
     """Nothing but text goes in: no image, file or history adds tokens that only a server knows."""
+    longest: dict[tuple[str, int | None], int] = field(default_factory=dict)
+    """By model and cap: bytes that bound the input of each request; of bounded ones only."""
     _counters: dict[str, TokenCounter] = field(default_factory=dict)
 
     def watch(self, request: Request, is_wanted: bool, occurrence: int) -> None:  # noqa: FBT001  # `plan.Watch`
@@ -65,7 +68,10 @@ class Survey:
         if occurrence:
             self.repeats[kind] += 1
         self.uncounted |= uncounted(body)
-        self.is_bounded &= request.input_bound_bytes is not None
+        size = request.input_bound_bytes
+        self.is_bounded &= size is not None
+        alike = (kind.model, kind.max_output_tokens)
+        self.longest[alike] = max(size or 0, self.longest.get(alike, 0))
 
     def counter(self, model: str) -> TokenCounter:
         if model not in self._counters:
@@ -80,6 +86,23 @@ class Survey:
     def is_exact(self) -> bool:
         """Every text was counted with its model's own vocabulary."""
         return all(self.counter(model).exact for model in self.models)
+
+    def dearest_row(self, prices: PriceBook) -> Decimal | None:
+        """The most that one row can cost."""
+        longest: dict[tuple[str, int | None], Kind] = {}
+        for kind in self.kinds:
+            alike = (kind.model, kind.max_output_tokens)
+            longest[alike] = max(kind, longest.get(alike, kind), key=lambda one: one.counted)
+        most = [self.ceiling(prices, kinds={kind: 1}).usd_at_most for kind in longest.values()]
+        return None if None in most else max(filter(None, most), default=Decimal(0))
+
+    def set_aside(self, biller: Biller, *, calls: int) -> Decimal | None:
+        """What `max_cost` sets aside at most for so many in flight; None: no bound, or no price."""
+        sizes = self.longest.items()
+        most = [biller.ceiling(model, size, cap) for (model, cap), size in sizes]
+        if None in most or not self.is_bounded:
+            return None
+        return max(filter(None, most), default=Decimal(0)) * min(calls, len(self.counts))
 
     def ceiling(
         self,

@@ -6,6 +6,7 @@ A command imports what it needs when it is carried out: `status` waits for no ne
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -62,7 +63,10 @@ def carry_out(arguments: argparse.Namespace) -> int:
     except PermissionError as problem:
         code = _told(_forbidden(problem))
     except Interrupted as interruption:
-        log.warning("%s", interruption)
+        if sys.stderr.isatty():  # the terminal has printed ^C there
+            print(file=sys.stderr)
+        if interruption.signal_number != signal.SIGINT or not _lasts_until_ctrl_c(arguments):
+            log.warning("ended by %s", interruption)
         code = ExitCode.of_signal(interruption.signal_number)
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain again while closing stdout.
@@ -74,6 +78,11 @@ def carry_out(arguments: argparse.Namespace) -> int:
     if held is not None and code != ExitCode.DONE:
         print("\n".join(held.lines), file=sys.stderr)
     return int(code)
+
+
+def _lasts_until_ctrl_c(arguments: argparse.Namespace) -> bool:
+    """That is how such a command is ended: no news for whoever pressed it."""
+    return arguments.command == "faults" or getattr(arguments, "watch", False)
 
 
 def _forbidden(problem: PermissionError) -> UsageError:

@@ -12,7 +12,7 @@ from typing import Any
 from batch_runner.commands.author import READERS, Meant, author_named, taken_up
 from batch_runner.concurrency import Concurrency
 from batch_runner.errors import JobError, UsageError
-from batch_runner.invocation import PATH_FLAGS, Invocation, last_invocation
+from batch_runner.invocation import PATH_FLAGS, Invocation, is_same_place, last_invocation
 from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
@@ -64,7 +64,8 @@ def _meant(arguments: argparse.Namespace) -> Meant:
     typed, command = Invocation.of(arguments), arguments.command
     author = author_named(typed, command=command)
     if author is None:
-        return Meant(invocation=typed, over=typed)
+        over = _of_last_run(typed, command) if command == "report" else typed
+        return Meant(invocation=over, over=over)
     meant = taken_up(author, typed, command=command)
     try:
         job = _loaded(meant, command)
@@ -76,6 +77,38 @@ def _meant(arguments: argparse.Namespace) -> Meant:
         raise  # of what is typed now
     author.check_writes(job, command)
     return meant
+
+
+def _of_last_run(typed: Invocation, command: str) -> Invocation:
+    """For a job file named alone: with the flags of its last run, of which `status` tells, too.
+
+    Prices are those of today: what that run was told of them is kept elsewhere.
+    """
+    if typed.job is None or typed != Invocation(
+        job=typed.job, flags={flag: v for flag, v in typed.flags.items() if flag == "output"}
+    ):
+        return typed
+    job = _loaded(Meant(invocation=typed, over=typed), command)
+    manifest = read_manifest(RunDirectory(job.run_path).manifest)
+    before = last_invocation(manifest, output=job.output_path)
+    if before is None or before.job is None or not is_same_place(Path(before.job), Path(typed.job)):
+        return typed
+    before = before.for_readers().without({"prices"})
+    if any(before.masked()):
+        return typed
+    try:
+        again = _loaded(Meant(invocation=before, over=before), command)
+    except JobError:
+        return typed
+    return before if is_same_place(again.run_path, job.run_path) else typed
+
+
+def job_today(arguments: argparse.Namespace) -> JobSpec | None:
+    """The job as it is typed, without what its last run was told; None where no job is named."""
+    typed, command = Invocation.of(arguments), arguments.command
+    if author_named(typed, command=command) is not None:
+        return None
+    return replace(_loaded(Meant(invocation=typed, over=typed), command), typed=str(typed))
 
 
 def _loaded(meant: Meant, command: str, *, url: str | None = None) -> JobSpec:
@@ -116,9 +149,7 @@ def _refuse_data(command: str, name: str) -> None:
     manifest = None if folder is None else read_manifest(RunDirectory(folder).manifest)
     if folder is not None:
         output = shlex.quote(str(folder).removesuffix(SUFFIX))
-        ways = (
-            f"name the job that wrote it, with its flags: batch-runner {command} -i ... -o {output}"
-        )
+        ways = f"name the job that wrote it, with its flags: batch-runner {command} -i INPUT -o {output}"
     if (before := last_invocation(manifest)) is not None:
         ways = f"name the job that wrote it: batch-runner {command} {before}"
     elif isinstance(manifest, Manifest):

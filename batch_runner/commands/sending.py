@@ -77,7 +77,8 @@ def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
         print_json(summary.to_json())
     elif not (quiet or options.dry_run) and local_stays_needed(arguments):
         log.info(
-            "note: these are answers of the local model: later commands see them only with --local, as in %s",
+            "note: these are answers of the local model: %s and status tell of them; "
+            "run, check and export see them only with --local",
             command("report", summary.invocation),
             extra={"event": "note"},
         )

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch_runner.commands.author import MovedOnError
-from batch_runner.commands.described import described_job, is_batch_output, other_target
+from batch_runner.commands.described import (
+    described_job,
+    is_batch_output,
+    job_today,
+    other_target,
+)
 from batch_runner.commands.stdout import print_json, print_lines
 from batch_runner.errors import ExitCode, UsageError
 
 
 if TYPE_CHECKING:
+    from batch_runner.job import JobSpec
     from batch_runner.run_place import RunPlace
+    from batch_runner.work import Work
 
 
 log = logging.getLogger("batch_runner")
@@ -24,7 +31,8 @@ _PAGES = (".html", ".htm")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    from batch_runner.status import drawn, follow, read_status
+    from batch_runner.status import read_status
+    from batch_runner.watch import drawn, follow
 
     place = _as_of_today(place_meant(arguments), arguments)
     if arguments.watch and not arguments.json:
@@ -93,6 +101,8 @@ def report(arguments: argparse.Namespace) -> int:
     with described_job(arguments) as job, open_work(job) as work:
         findings = gather(work)
         summary = standing(work, findings)
+        if note := _since_last_run(work, job_today(arguments)):
+            summary.warnings.insert(0, note)
         if target is not None:
             from batch_runner.html_report import write_report
 
@@ -103,6 +113,19 @@ def report(arguments: argparse.Namespace) -> int:
     elif target is None:
         print_lines(report_lines(summary, findings, redact=arguments.redact))
     return ExitCode.DONE
+
+
+def _since_last_run(work: "Work", today: "JobSpec | None") -> str:
+    """What `status` says, too: what the job named alone would ask otherwise than its last run did."""
+    from batch_runner.changes import other_model
+    from batch_runner.drift import request_drift
+    from batch_runner.remedy import command
+
+    if work.before is None or today is None or other_model(work):
+        return ""
+    drift = request_drift(work.before, today)
+    dry_run = command("run", today.invocation, "--dry-run")
+    return drift and f"since the last run: {drift}; to see what would be sent: {dry_run}"
 
 
 def _report_batch(arguments: argparse.Namespace) -> int:

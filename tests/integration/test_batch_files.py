@@ -448,9 +448,9 @@ def gathered(monkeypatch):
     together = []
 
     class Rows(columns._Rows):
-        def __init__(self, endings):
+        def __init__(self, endings, folder):
             together.append(len(endings))
-            super().__init__(endings)
+            super().__init__(endings, folder)
 
     monkeypatch.setattr(columns, "_Rows", Rows)
     return together

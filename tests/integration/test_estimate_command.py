@@ -68,6 +68,30 @@ def test_without_a_sample_nothing_is_sent_and_nothing_is_written(job_in, server,
     assert "at most" in ran.out
 
 
+def test_the_limit_that_an_estimate_names_is_neither_reached_nor_waited_for(
+    job_in, server, main_cli, monkeypatch
+):
+    monkeypatch.setattr("batch_runner.spending._PATIENCE_SECONDS", 0.02)
+    job_in()
+    told = main_cli("estimate", "job.toml", "--sample", "30", "--yes")
+    [named] = re.findall(r"--max-cost (\S+) leaves room", told.out)
+    again = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert again["max_cost_with_room"] == pytest.approx(float(named), rel=0.2), "as remembered"
+    assert "leaves room" not in main_cli("estimate", "job.toml", "--max-cost", "9").out
+    server.change(latency_seconds=0.05)
+    ran = main_cli("run", "job.toml", "--max-cost", named)
+    assert ran.code == 0, ran.err
+    assert "slows this run" not in ran.err
+    tight = main_cli("run", "job.toml", "--fresh", "--max-cost", str(float(named) * 0.6))
+    assert "slows this run" in tight.err, "the control: of that there is less than set aside"
+
+
+def test_no_limit_is_named_where_nothing_bounds_a_call(job_in, main_cli):
+    job_in(cap="")
+    told = main_cli("estimate", "job.toml", "--sample", "30", "--yes").out
+    assert "leaves room" not in told
+
+
 def test_a_model_without_a_price_is_not_given_an_unknown_amount(job_in, main_cli):
     job_in()
     told = main_cli("estimate", "job.toml", "-m", "a-stranger").out

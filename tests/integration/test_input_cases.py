@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from batch_runner.faultserver import FaultServer
+from tests.integration.job_text import job_text
 
 
 @pytest.fixture
@@ -657,8 +658,7 @@ def test_files_named_by_a_glob_are_one_input_and_say_where_rows_came_from(run, f
     ran = run("?.csv", "--set", 'output.columns=["status","source_file"]', output="out.csv")
     assert ran.code == 0, ran.err
     assert (run.folder / "out.csv").read_text() == (
-        f"body,llm_status,llm_source_file\none,ok,{run.folder}/a.csv\n"
-        f"two,ok,{run.folder}/a.csv\nthree,ok,{run.folder}/b.csv\n"
+        "body,llm_status,llm_source_file\none,ok,a.csv\ntwo,ok,a.csv\nthree,ok,b.csv\n"
     )
 
     (run.folder / "c.csv").write_text("body,extra\nx,1\n")
@@ -668,6 +668,25 @@ def test_files_named_by_a_glob_are_one_input_and_say_where_rows_came_from(run, f
     assert "c.csv" in ran.err
     assert "'extra'" in ran.err
     assert calls(fault_server) == before
+
+
+def test_a_folder_that_moves_with_its_job_keeps_its_output_and_pays_for_nothing(
+    run, main_cli, fault_server
+):
+    place = run.folder / "place"
+    (place / "in").mkdir(parents=True)
+    (place / "in/a.csv").write_text("body\none\n")
+    job = job_text(path="in/*.csv", url=fault_server.url)
+    (place / "job.toml").write_text(job)
+    assert main_cli("run", "place/job.toml").code == 0
+    before = (place / "out.csv").read_bytes()
+    assert b",in/a.csv\n" in before
+    moved = place.rename(run.folder / "elsewhere")
+    (moved / "in/b.csv").write_text("body\ntwo\n")
+    sent = calls(fault_server)
+    assert main_cli("run", "elsewhere/job.toml").code == 0
+    assert calls(fault_server) == sent + 1, "only what is new"
+    assert (moved / "out.csv").read_bytes().startswith(before)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp on bytes above 1 MB

@@ -73,6 +73,29 @@ def test_kept_answers_stay_for_whoever_looks_later(work, labelled, grows):
     assert work.calls() == told
 
 
+def test_a_quiet_night_hides_nothing_for_good(work):
+    """Cron stays silent; whoever looks later is told that these are answers of an old prompt."""
+    page = work.folder / "page.html"
+    options = ("--set", f"output.report={page}", "-q")
+    note = "10 changed rows show the answer of before (--on-change keep)"
+    assert work("run", *options).code == 0
+    assert note not in page.read_text() + work("status").out + work("report").out
+    work.write("Say: {{ x }}")
+    for night in (("--on-change", "keep"), ()):
+        kept = work("run", *options, *night)
+        assert (kept.code, kept.out, kept.err) == (0, "", "")
+        assert work.calls() == 10
+        for command in ("status", "report"):
+            assert note in work(command).out, command
+        assert note in json.loads(work("status", "--json").out)["warnings"][0]
+        assert note in page.read_text(), "also where the run had nothing to send"
+    written = page.stat().st_mtime_ns
+    assert work("run", *options).code == 0
+    assert page.stat().st_mtime_ns == written, "what says the same is left alone"
+    assert work("run", *options, "--on-change", "rerun").code == 0
+    assert note not in page.read_text() + work("status").out + work("report").out
+
+
 def test_what_was_kept_still_is_when_the_run_died_before_its_output_was_written(work, monkeypatch):
     work("run")
     work.write("Say: {{ x }}")

@@ -307,6 +307,20 @@ def test_the_budget_is_said_at_the_start_and_four_fifths_of_it_once(cent_ground,
     assert len([line for line in said if "of max_cost $1.00 is spent" in line]) == 1
 
 
+@pytest.mark.parametrize(("max_cost", "told"), [("0.5", 1), ("20", 0)], ids=["tight", "roomy"])
+def test_a_limit_that_holds_calls_back_says_so_once(
+    cent_ground, caplog, monkeypatch, max_cost, told
+):
+    monkeypatch.setattr("batch_runner.spending._PATIENCE_SECONDS", 0.1)
+    cent_ground.server.change(latency_seconds=0.05)
+    run_cents(cent_ground, max_cost=max_cost)
+    said = [record.getMessage() for record in caplog.records if "slows this run" in record.msg]
+    assert len(said) == told
+    for words in said:
+        assert re.search(r"max_cost \$0\.500 slows .* \d\d calls in flight", words)
+        assert re.search(r"N x \$0\.010\d above the cost", words)
+
+
 @pytest.mark.parametrize(
     ("model", "header", "rows"),
     [('"a-stranger"', "body", ["x"]), ('"{{ model }}"', "body,model", ["x,m", "y,a-stranger"])],

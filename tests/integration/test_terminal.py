@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from tests.integration.job_text import job_text
+
 
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
@@ -145,6 +147,33 @@ def test_quiet_shows_nothing_on_a_terminal_either(on_screen):
     screen = on_screen("-n", "1", "-q")
     assert screen.wait() == 0
     assert screen.text == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "begun"),
+    [
+        ("status in.toml --watch", "waiting for one"),
+        ("status out.csv --watch", "in flight"),
+        ("faults --port 0", r"http://\S+/v1\r"),
+    ],
+)
+def test_what_lasts_until_ctrl_c_ends_without_a_word(
+    on_screen, run_cli, fault_server, command, begun
+):
+    fault_server.change(latency_seconds=20)
+    (run_cli.folder / "in.toml").write_text(job_text(output="never.csv"))
+    if "out.csv" in command:
+        on_screen().wait_for("in flight")
+    screen = Screen(run_cli, *command.split())
+    try:
+        screen.wait_for(begun)
+        shown = len(screen.text)
+        screen.press("\x03")
+        assert screen.wait() == 130
+        assert screen.text[shown:].replace("\r", "").endswith("^C\n"), "the prompt gets a line"
+        assert "SIGINT" not in screen.text
+    finally:
+        screen.close()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

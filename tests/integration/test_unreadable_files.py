@@ -90,8 +90,9 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
     night.add("c.csv", csv_of(3))
     bad = night.add(f"a-{name}" if first else name, content)
 
-    refused = night(code=2)
-    assert 'on_bad_row = "skip"' in refused.err
+    for command in ("run", "estimate"):
+        refused = night(command=command, code=2)
+        assert 'on_bad_row = "skip"' in refused.err
     assert night.calls() == 0
 
     ran = night(*SKIP)
@@ -105,6 +106,11 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
     assert told[:200] in "".join(night.meta()["warnings"])
     assert bad.name in night(*SKIP, command="check", code=0).out
     assert night(*SKIP, "-q").err == "", "as for a record that was skipped"
+    for command in ("status", "report"):
+        afterwards = night(*SKIP, command=command).out
+        assert f"1 file of 3 could not be read and was left out, rows and all: {told[:100]}" in (
+            afterwards
+        )
 
 
 def test_the_rows_of_a_file_that_broke_are_back_without_a_call_once_it_is_mended(night):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_runner.columns import Ending, at_pointer, output_columns
+from batch_runner.columns import Ending, at_pointer, output_columns, seen_from
 from batch_runner.errors import JobError
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.journal import result_fields
@@ -186,3 +186,16 @@ def test_two_columns_of_one_name_are_refused():
         names(json={"columns": {"/x": "llm_output"}})
     with pytest.raises(JobError, match=r"'c'"):
         names(json={"columns": {"/x": "c", "/y": "c"}})
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/me/jobs/in/a.csv", "in/a.csv"),
+        ("/home/me/inbox/a.csv", "../inbox/a.csv"),
+        ("/srv/inbox/a.csv", "/srv/inbox/a.csv"),
+        ("in/a.csv", "in/a.csv"),
+    ],
+)
+def test_a_source_file_is_named_as_the_job_file_would_name_it(source, shown):
+    assert seen_from(Path("/home/me/jobs"), source) == shown

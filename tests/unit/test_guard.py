@@ -1,6 +1,7 @@
 """What `run` refuses at once, `check` says; and answers of another model are told as such."""
 
 import contextlib
+import html
 import json
 import re
 from decimal import Decimal
@@ -108,9 +109,9 @@ def test_kept_answers_are_no_reason_to_refuse(job, main_cli):
 
 def test_after_a_local_run_every_command_says_which_model_was_asked(job, main_cli, local):
     ran = main_cli("run", job, "--local")
-    assert ran.err.count("--local, as in batch-runner report job.toml --local") == 1
+    assert ran.err.count("batch-runner report job.toml --local and status tell of them") == 1
     note = f"the answers in the journal are of {MODEL}; the job asks gpt-5-mini: add --local"
-    for command in ("check", "report", "export"):
+    for command in ("check", "export"):
         told = main_cli(command, job)
         assert note in told.out + told.err, command
         again = main_cli(command, job, "--local")
@@ -154,10 +155,65 @@ def test_a_local_run_says_nothing_of_it_to_machines_or_when_the_job_is_local_its
 
 def test_another_model_that_is_not_the_local_one_needs_no_flag(job, main_cli):
     main_cli("run", job, "-m", "m2")
-    told = main_cli("report", job).out
+    told = main_cli("report", job, "-m", "gpt-5-mini").out
     assert "the answers in the journal are of m2; the job asks gpt-5-mini" in told
     assert "--local" not in told
     assert "the answers in the journal" not in main_cli("report", job, "-m", "m2").out
+
+
+@pytest.mark.parametrize(
+    "flags", [("--local",), ("-m", "m2"), CHANGED, ("--local", "-n", "2")], ids=" ".join
+)
+def test_status_and_report_tell_the_same_of_a_job_whose_last_run_had_flags(
+    job, main_cli, local, flags
+):
+    assert main_cli("run", job, *flags).code == 0
+    status = json.loads(main_cli("status", job, "--json").out)
+    told = main_cli("report", job, "--json")
+    report = json.loads(told.out)
+    answered = 2 if "-n" in flags else 3
+    assert report["statuses"]["ok"] == status["statuses"]["ok"] == answered
+    assert report["rows"] == status["rows"] == 3
+    assert report["rows"] - report["statuses"]["pending"] == status["rows_finished"]
+    words = main_cli("report", job).out, main_cli("status", job).out
+    for told in words:
+        assert "batch-runner run job.toml --dry-run" in told, "what the job alone would send"
+    since = re.search("since    (.*)", words[1])
+    assert f"since the last run: {since[1]};" in words[0]
+
+
+def test_a_report_of_something_typed_is_of_that(job, main_cli, local):
+    main_cli("run", job, "--local")
+    told = main_cli("report", job, "-m", "gpt-5-mini").out
+    assert "3 rows: 0 ok, 3 pending" in told
+    assert f"the answers in the journal are of {MODEL}; the job asks gpt-5-mini" in told
+
+
+def test_a_report_uses_the_prices_that_the_job_has_today(job, main_cli):
+    dear = ("--set", "prices.gpt-5-mini.input=1000", "--set", "prices.gpt-5-mini.output=1000")
+    main_cli("run", job, *dear)
+    path = main_cli.folder / job
+    path.write_text(f"{path.read_text()}prices.gpt-5-mini = {{input = 0, output = 0}}\n")
+    assert "$0.00" in main_cli("report", job).out
+    assert "$0.00" in main_cli("status", job).out
+
+
+@pytest.mark.parametrize("flags", [(), ("--local",)], ids=["as last run", "local"])
+def test_the_page_of_a_local_run_names_the_model_on_this_machine(job, main_cli, local, flags):
+    main_cli("run", job, "--local", "--set", "output.report=own.html")
+    assert main_cli("report", job, *flags, "-o", "later.html").code == 0
+    for name in ("own.html", "later.html"):
+        page = html.unescape((main_cli.folder / name).read_text())
+        assert page.count("the model on this machine") == 3, "headline, asked, answered"
+        assert "127.0.0.1" not in page
+
+
+def test_the_page_of_a_job_that_moved_names_the_endpoint_that_answered(job, main_cli, fault_server):
+    main_cli("run", job)
+    main_cli("report", job, "--base-url", "http://127.0.0.1:1/v1", "-o", "later.html")
+    page = html.unescape((main_cli.folder / "later.html").read_text())
+    assert page.count(fault_server.url) == 2, "headline and setting"
+    assert page.count("http://127.0.0.1:1/v1") == 1, "what is asked now"
 
 
 def test_the_budget_is_said_in_one_short_line_and_names_no_bound_of_zero():

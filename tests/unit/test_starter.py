@@ -65,6 +65,7 @@ def test_the_key_and_the_text_are_guessed(started):
     assert job.prompt.input.endswith("{{ body }}")
     assert "#   title: 4 characters\n" in text
     assert "3 rows" in text
+    assert '\n# on_bad_row = "skip"   # records that' in text
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,25 @@ def test_a_folder_becomes_a_job_over_all_that_it_will_hold(folder, main_cli, nam
     assert job.input.key == ("uid",), "line_no names rows of one file only"
     (folder / "3.csv").write_text("line_no,uid,body\n0,u30,new\n")
     assert check(load_job("jobs/job.toml")).to_send == 7
+
+
+def test_one_comment_taken_away_and_a_broken_file_stops_no_night(folder, main_cli):
+    assert main_cli("init", "in[1]", "-o", "jobs/job.toml").code == 0
+    (folder / "3.csv").write_bytes(b"")
+    assert main_cli("check", "jobs/job.toml").code == 2, "a file that is missing is news at first"
+    job = folder.parent / "jobs/job.toml"
+    text = job.read_text()
+    assert text.count('\n# on_bad_row = "skip"   # files and records') == 1
+    job.write_text(text.replace("# on_bad_row", "on_bad_row"))
+    assert check(load_job(job)).to_send == 6
+
+
+def test_a_folder_with_a_broken_file_is_told_with_a_way_out(folder, main_cli):
+    (folder / "3.csv").write_bytes(b"")
+    told = main_cli("init", "in[1]")
+    assert told.code == 2
+    assert "3.csv: empty" in told.err
+    assert "narrower pattern" in told.err
 
 
 def test_a_folder_of_which_no_job_can_be_made_is_told(folder, main_cli):

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections import Counter
-from dataclasses import replace
 from decimal import Decimal
 
 import anyio
@@ -28,7 +27,7 @@ from batch_runner.journal.lock import LockPolicy
 from batch_runner.money_view import bounds
 from batch_runner.records import Billed, Completion, ErrorCode, Failure, RowResult, RowStatus, Usage
 from batch_runner.run_place import place_named, place_of_job
-from batch_runner.status import MOST_SHARE, Status, drawn, follow, read_status
+from batch_runner.status import Status, read_status
 
 
 OK = (RowStatus.OK, None)
@@ -436,37 +435,6 @@ def test_a_journal_put_aside_by_fresh_is_read_from_its_beginning(place, run):
     assert gauge.bill(is_running=False) == fresh.bill(is_running=False)
 
 
-def test_following_ends_with_the_run(place, monkeypatch):
-    base = Status(job="j", rows=100)
-    states = iter([replace(base, holder=Holder(pid=1)), replace(base, holder=Holder(pid=1)), base])
-    moments = iter([0.0, 1.0, 10.0, 10.5, 20.0])
-    rests = []
-    monkeypatch.setattr("batch_runner.status.read_status", lambda _place, _gauge: next(states))
-    seen = list(follow(place, clock=lambda: next(moments), sleep=rests.append))
-    assert [status.holder is None for status in seen] == [False, False, True]
-    assert rests == [MOST_SHARE * 1.0, MOST_SHARE * 0.5]  # never busier than a tenth of a core
-
-
-def test_on_a_terminal_a_status_takes_the_place_of_the_one_before():
-    first = Status(job="j", rows=2, endings=Counter({OK: 1}))
-    assert len(first.lines()) == 3
-    screen = list(drawn([first, first], columns=80))
-    assert screen[0] == "\n".join(first.lines())
-    assert screen[1] == "\x1b[3A\x1b[J" + screen[0]
-    narrow = list(drawn([first, first], columns=25))  # the first line takes two
-    assert narrow[1].startswith("\x1b[4A")
-    assert "\x1b" not in "".join(drawn([first, first], columns=None))
-    hostile = replace(first, job="\x1b[31mred")
-    assert "\x1b" not in "".join(drawn([hostile], columns=80))
-
-
-def test_watch_over_a_job_that_nobody_runs_prints_once(run, main_cli):
-    run()
-    ran = main_cli("status", "job.toml", "--watch")
-    assert ran.code == 0
-    assert ran.out.count("rows finished") == 1
-
-
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.run", "out.csv.run/"])
 def test_the_output_or_its_run_folder_will_do_in_place_of_the_job(run, main_cli, tmp_path, name):
     run()
@@ -502,22 +470,6 @@ def test_a_job_file_is_no_place(tmp_path, monkeypatch):
     assert place_named("job") is None
     with pytest.raises(UsageError):
         place_named("rows.parquet")
-
-
-def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, job, run):
-    said, seen = [], []
-
-    def sleep(_seconds):
-        if len(rests) == 1:
-            assert run().code == 3
-        rests.append(_seconds)
-
-    rests = []
-    seen = list(follow(place, sleep=sleep, on_wait=lambda: said.append(1)))
-    assert (len(said), len(rests)) == (1, 2)
-    assert [status.finished for status in seen] == [3]
-    assert len(list(follow(place, on_wait=lambda: said.append(1)))) == 1
-    assert len(said) == 1, "a run that is over is not waited for"
 
 
 def test_lost_calls_are_those_that_the_next_run_finds(place, job):
@@ -630,18 +582,3 @@ def test_a_job_that_has_moved_on_is_not_advised_for_the_output_it_left(run, main
     told = main_cli("status", "out.csv").out
     assert "no longer to be read" in since(told)
     assert "1 of 2 rows finished" in told
-
-
-def test_watching_an_output_waits_as_for_its_job_once_its_run_folder_is_there(
-    run, main_cli, tmp_path, monkeypatch
-):
-    ran = main_cli("status", "out.csv", "--watch")
-    assert ran.code == 2
-    assert "before its first run only the job file will do" in ran.err
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "out.csv.run").mkdir()
-    said = []
-    seen = list(
-        follow(place_named("out.csv"), sleep=lambda _: run(), on_wait=lambda: said.append(1))
-    )
-    assert (len(said), [status.finished for status in seen]) == (1, [3])
