@@ -148,14 +148,20 @@ class CellWriter:
             return text.encode(self._encoding, "backslashreplace")
 
     def _texts(self, values: Sequence[Any]) -> list[str]:
-        texts = [
-            "" if value is None else value if type(value) is str else plain_text(value)
+        return [
+            ""
+            if value is None
+            else value
+            if type(value) is str and value[:1] not in _FORMULA_START
+            else self._text(value)
             for value in values
         ]
-        return [self._formula(text) if text[:1] in _FORMULA_START else text for text in texts]
 
-    def _formula(self, text: str) -> str:
-        """Text that a spreadsheet would run: counted, maybe escaped."""
+    def _text(self, value: Any) -> str:
+        """A value as text; what a spreadsheet would run is counted, and maybe escaped."""
+        text = plain_text(value)
+        if text[:1] not in _FORMULA_START:
+            return text
         self.formula_cells += 1
         return "'" + text if self._escape else text
 
