@@ -19,9 +19,11 @@ UNPACED = 2000.0  # calls a second from which spacing them is pointless
 FLOOR_PACE = 0.1  # calls a second
 BELOW = 0.97  # share of the guessed rate, or of the places refused, to stay at
 COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to try beyond it
-MOVED = 1.3  # a pace so far beyond what was refused shows that the limit has moved
+FARTHER = 1.08  # likewise, once that went well: coarser steps would blur what a refusal tells
+MOVED = 1.5  # a pace so far beyond what was refused shows that the limit has moved
 ROAD, FEWEST_ON_ROAD = 0.1, 2  # of those in flight may be on the way there or back
 HEADROOM = 1.5  # pace where places count, in shares of the one in use: they fill up gradually
+OTHER_PACE = 1.1  # paces farther apart than that bring other numbers in flight, if none is counted
 OVERTAKEN = 0.5  # of the time to a refusal: attempts begun so shortly before may be refused yet
 IN_USE = 0.8  # share of a dial that must be used before it may grow
 SURE = 1.5  # bounds of the rate this close to each other settle it
@@ -109,6 +111,7 @@ class AdaptiveLimit:
         self._set_out = now  # when the first attempt since the last refusal began
         self._refused_at: int | None = None  # others of the last refusal
         self._same = 0  # refusals in a row that look like a level
+        self._same_pace = math.inf  # of the last of them
         self._needed = 1  # of them to believe it
         self._trusted = False
         self._claimed = 0  # others of the refusal that made the wall, or might have
@@ -227,7 +230,7 @@ class AdaptiveLimit:
             elif self._step < math.inf and self._paid(now):
                 self._pace *= self._step
                 if self._pace > 1.1 * self._cut_pace:
-                    self._step = COARSE
+                    self._step = FARTHER
         self._note(now, self.events[-1].now if self.events else self.bounds.start, "in use")
 
     def on_rate_limited(
@@ -313,7 +316,8 @@ class AdaptiveLimit:
         """Whether refusals come with the same number in flight, and no more got in between.
 
         Not just the same number: a request on the road counts here before it counts there. But none
-        far below the first that was claimed, or a rate would pass for one level after another.
+        far below the first that was claimed, or a rate would pass for one level after another. And
+        at one pace there are as many in flight whatever is counted: that tells nothing.
         """
         others, last = ticket.others, self._refused_at
         slack = min(0.2 * others, FEWEST_ON_ROAD + ROAD * others)
@@ -322,7 +326,12 @@ class AdaptiveLimit:
         alike = last is not None and abs(others - last) <= slack and others >= self._claimed - slack
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
         alike = (alike or raised) and others > 0 and ticket.most <= others + slack
+        slower, faster = sorted((self._pace, self._same_pace))
+        at_one_pace = self._wall == math.inf and faster <= OTHER_PACE * slower
+        if alike and at_one_pace and others > 2:
+            return False
         self._same = self._same + 1 if alike else 0
+        self._same_pace = self._pace
         return self._same >= self._needed + (others <= 2)
 
     def _go_below_rate(self, bucket: Bucket, now: float, pause: float) -> None:

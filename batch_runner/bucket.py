@@ -3,14 +3,16 @@
 A bucket of `depth` seconds admits at most `rate * (depth + t)` calls in any `t` seconds, and one
 call at least. A refusal says that one more was too many. So each refusal tells, for every depth,
 between which bounds the rate is. A depth for which the last refusals agree explains the endpoint.
+Others count the calls of a second, and forget: after a pause they look deep, else without depth.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 
-DEPTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 60.0)  # seconds
-LIKELY = 2  # index of the depth to assume before anything is known
+COUNTED = 0.0  # stands among the depths for a count of the calls of a second
+DEPTHS = (COUNTED, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)  # seconds
+LIKELY = 3  # index of the depth to assume before anything is known
 AGREE = 1.05  # bounds may miss each other by so much: clocks and round trips differ
 SPANS = 3  # refusals looked back on
 MARKS = 64
@@ -86,16 +88,18 @@ class Bucket:
         self._least_depth = min(self._depth + 1, len(DEPTHS) - 1)
 
     def guess(self) -> Guess:
-        """The rate that the last refusals tell: of the depths that explain them, by the shallowest.
+        """The rate that the last refusals tell: of the depths that explain them, by the fastest.
 
-        That is the fastest. If it is too fast, the next refusal tells; too slow would stay unknown.
+        If it is too fast, the next refusal tells; too slow would stay unknown.
         """
         if len(self._told) == 1:
             return self._told_by(self._depth)
         depths = range(self._least_depth, len(DEPTHS))
-        best = min(depths, key=lambda depth: self._told_by(depth).low / self._told_by(depth).high)
-        self._depth = next((depth for depth in depths if self._told_by(depth).agrees), best)
-        guess = self._told_by(self._depth)
+        told = {depth: self._told_by(depth) for depth in depths}
+        best = min(depths, key=lambda depth: told[depth].low / told[depth].high)
+        explain = [depth for depth in depths if told[depth].agrees]
+        self._depth = max(explain, key=lambda depth: told[depth].rate, default=best)
+        guess = told[self._depth]
         self.depth_known = guess.agrees
         return guess
 
@@ -105,6 +109,9 @@ class Bucket:
 
     def _bounds(self, at: float, admitted: int, depth: float) -> tuple[float, float]:
         """Of the rate of a bucket of this depth that admits what it did and refuses this attempt."""
+        if depth == COUNTED:
+            calls = self._calls_of_last_second(at, admitted)
+            return max(0.01, calls - 1), max(0.02, calls)
         seconds = max(at - self.empty_at, 0.01)
         low = high = 0.01
         if not self._full:  # a refusal may have left almost the price of a call in it
@@ -115,3 +122,13 @@ class Bucket:
                 low = max(low, min(calls / (seconds + depth), (calls - 1) / seconds))
                 high = max(high, min((calls + 1) / (seconds + depth), calls / seconds))
         return low, high
+
+    def _calls_of_last_second(self, at: float, admitted: int) -> float:
+        """Between two marks they are taken for evenly spread."""
+        start, after, by_then = at - 1, at, admitted
+        for since, before in reversed(self._marks):
+            if since <= start:
+                share = (start - since) / (after - since)
+                return admitted - before - share * (by_then - before)
+            after, by_then = since, before
+        return admitted

@@ -37,6 +37,21 @@ def test_a_shallow_bucket_is_not_taken_for_a_slow_one():
     assert 46 <= guess.rate <= 53
 
 
+def test_a_count_of_the_calls_of_a_second_is_told_from_a_bucket_that_holds_a_second():
+    """Each is full after a pause, but one of them keeps nothing of what was not asked for."""
+    bucket = Bucket(0.0)
+    now = refused_after(bucket, 0.0, 0.5, 100)
+    for n in range(200):
+        bucket.begin(now + 1 + n / 40)
+    until = now + 1 + 200 / 40
+    for n in range(50):
+        bucket.begin(until + n / 51)
+    bucket.refused(until + 50 / 51, 250)
+    guess = bucket.guess()
+    assert guess.agrees
+    assert 48 <= guess.rate <= 52
+
+
 def test_refusals_of_another_limit_are_forgotten():
     bucket = Bucket(0.0)
     now = refused_after(bucket, 0.0, 20.0, 50)
