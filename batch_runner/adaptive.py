@@ -327,8 +327,8 @@ class AdaptiveLimit:
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
         alike = (alike or raised) and others > 0 and ticket.most <= others + slack
         slower, faster = sorted((self._pace, self._same_pace))
-        at_one_pace = self._wall == math.inf and faster <= OTHER_PACE * slower
-        if alike and at_one_pace and others > 2:
+        is_paced = self._wall == math.inf and faster < UNPACED
+        if alike and is_paced and faster <= OTHER_PACE * slower and others > 2:
             return False
         self._same = self._same + 1 if alike else 0
         self._same_pace = self._pace

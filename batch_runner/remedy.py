@@ -22,12 +22,17 @@ class Remedy:
 def command(verb: str, invocation: str, *options: str) -> str:
     """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already.
 
-    What the options set takes the place of what it sets.
+    What the options set takes the place of what it sets. A job without a file may have a prompt of
+    any length: every command but `run` knows it by its output.
     """
-    settings = tuple(value for flag, value in pairwise(options) if flag == "--set")
-    meant = Invocation.read(invocation) if settings else None
+    meant = Invocation.read(invocation)
     if meant is not None:
-        invocation = str(meant.without(Invocation(settings=settings).keys_set()))
+        output = meant.flags.get("output")
+        if verb != "run" and meant.job is None and isinstance(output, str):
+            invocation = shlex.quote(output)
+        else:
+            settings = tuple(value for flag, value in pairwise(options) if flag == "--set")
+            invocation = str(meant.without(Invocation(settings=settings).keys_set()))
     return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 

@@ -91,7 +91,7 @@ def test_a_job_made_of_flags_is_reported_and_exported_with_the_same_flags(
     same = (*FLAGS, "--base-url", fault_server.url, "-o", "flags.csv")
     ran = main_cli("run", *same)
     assert ran.code == 3
-    assert "batch-runner retry --input" in ran.err
+    assert "batch-runner retry flags.csv" in ran.err
     assert "10 rows: 9 ok" in main_cli("report", *same).out
     (folder / "flags.csv").unlink()
     assert main_cli("export", *same).code == 0
@@ -110,7 +110,7 @@ def test_a_job_made_of_flags_is_reported_by_its_output_or_run_folder(
     for place in ((output,), (f"{output}.run",), ("-o", output)):
         told = main_cli("report", *place)
         assert "10 rows: 9 ok, 1 failed" in told.out, (place, told.err)
-        assert "batch-runner retry --input in.csv" in told.out
+        assert f"batch-runner retry {output}" in told.out
         hint = next(line for line in told.out.splitlines() if "batch-runner retry" in line)
         again = shlex.split(hint.partition("batch-runner ")[2])
         assert "1 to send, 9 left alone" in main_cli(*again, "--dry-run").err, "as typed"

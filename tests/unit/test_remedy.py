@@ -1,6 +1,7 @@
 import pytest
 
 from batch_runner.cli import build_parser
+from batch_runner.invocation import Invocation
 from batch_runner.plan import TRANSIENT
 from batch_runner.records import ErrorCode, other
 from batch_runner.remedy import command, remedy
@@ -42,3 +43,15 @@ def test_what_an_advice_sets_is_not_said_a_second_time(typed, told):
     words = remedy(ErrorCode.MAX_OUTPUT_TOKENS, typed).command
     more = "--include incomplete --set retry.on_incomplete=retry"
     assert words == f"batch-runner retry {told} {more}"
+
+
+def test_a_job_of_flags_is_meant_by_its_output_however_long_its_prompt():
+    flags = str(
+        Invocation(flags={"input": ["in.csv"], "output": "my out.csv", "prompt": "x" * 900})
+    )
+    assert command("retry", flags, "--only", "timeout") == (
+        "batch-runner retry 'my out.csv' --only timeout"
+    )
+    assert "x" * 900 in command("run", flags), "the one command that knows no output"
+    of_a_file = str(Invocation(job="j.toml", flags={"output": "o.csv"}))
+    assert command("retry", of_a_file) == "batch-runner retry j.toml --output o.csv"
