@@ -9,7 +9,7 @@ from typing import Any
 import minijinja
 
 from batch_runner import __version__, charts
-from batch_runner.amounts import dollars, duration, many, share
+from batch_runner.amounts import dollars, duration, many, pace, share
 from batch_runner.asked import Asked, read_asked
 from batch_runner.atomic import publish
 from batch_runner.bill import Bill
@@ -170,8 +170,8 @@ def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, st
         cost,
         ("Median latency", duration(quantiles["p50"]) if quantiles else "none", latency),
         (
-            "Rows a second",
-            f"{finished / seconds:,.1f}" if seconds and finished else "none",
+            "Pace",
+            pace(finished / seconds) if seconds and finished else "none",
             f"{many(finished, 'result')} in {duration(seconds)}" if finished else "no result yet",
         ),
     ]
@@ -181,7 +181,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
     bins, width = axis.bins, axis.width
     ok = [one.answered / width for one in bins]
     failed = [one.failed / width for one in bins]
-    pace = charts.columns_over_time(
+    ended = charts.columns_over_time(
         axis,
         [Layer("good", ok), Layer("bad", failed)],
         [f"{one.answered:,} answered, {one.failed:,} failed" for one in bins],
@@ -211,7 +211,7 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
         _chart(
             "Rows a second",
             f"one column: {duration(width)}",
-            pace,
+            ended,
             [("good", "answered"), ("bad", "failed"), *cut],
         ),
         _chart(

@@ -322,6 +322,13 @@ def test_a_row_that_failed_can_be_read_with_what_it_was_asked(ran):
     assert "bad_request" in group
 
 
+def test_a_slow_pace_is_told_by_the_minute(ran):
+    report = ran(["one"], lambda _: answer("fine"))
+    report.findings.courses[0].last += 300
+    figures = html_report._figures(report.summary, report.findings)
+    assert [figure for name, figure, _ in figures if name == "Pace"] == ["0.2 rows/min"]
+
+
 def test_a_report_says_when_it_was_written_and_not_when_the_last_run_ended(ran, monkeypatch):
     ran(["one"], lambda _: answer("fine"))
     monkeypatch.setattr(html_report.time, "time", lambda: 2e9)
