@@ -120,6 +120,11 @@ class Invocation:
         settings = [setting for setting in self.settings if not _is_under(_key(setting), keys)]
         return replace(self, flags=flags, settings=tuple(settings))
 
+    @property
+    def says_only_where(self) -> bool:
+        """Nothing is asked for but, perhaps, another output."""
+        return self.flags.keys() <= {"output"} and not (self.settings or self.is_local)
+
     def keys_set(self) -> set[str]:
         """What `--set` says, whatever way the keys are spelled."""
         return {_key(setting) for setting in self.settings}

@@ -76,8 +76,7 @@ def open_work(
     directory = RunDirectory(job.run_path)
     with ExitStack() as stack:
         if lock is not None:
-            waiting = partial(_say_waiting, job)
-            stack.enter_context(locked_place(job, policy=lock, on_wait=waiting))
+            stack.enter_context(locked_place(job, policy=lock, on_wait=partial(_say_waiting, job)))
         before = _manifest_of_last_run(directory)
         if dedupe is None:
             dedupe = _dedupe_of(before)
@@ -85,7 +84,6 @@ def open_work(
             check_dedupe(job)
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
-        earlier_segments = len(found.index.files)
         table, plan, made_of = _planned(
             job, table, builder, found.index, shortcut,
             new_columns=columns.columns, wanted=wanted, watch=watch, dedupe=dedupe,
@@ -102,7 +100,7 @@ def open_work(
             plan=plan,
             dedupe=dedupe,
             before=before,
-            earlier_segments=earlier_segments,
+            earlier_segments=len(found.index.files),
             shortcut=shortcut,
             plan_made_of=made_of,
             run_id=_new_run_id(started_at),

@@ -226,9 +226,9 @@ def _examples(summary: RunSummary) -> Iterator[str]:
             continue
         way_out = remedy(code, summary.invocation).command
         seen = shown.endswith(way_out)  # is said once
-        many = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " if len(summary.wanting) > 1 else ""
+        named = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " * (len(summary.wanting) > 1)
         arrow = "" if seen else f"  -> {way_out}"
-        yield f"         {many}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
+        yield f"         {named}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
 
 
 def _way_out(summary: RunSummary) -> str:

@@ -63,9 +63,10 @@ def carry_out(arguments: argparse.Namespace) -> int:
     except PermissionError as problem:
         code = _told(_forbidden(problem))
     except Interrupted as interruption:
-        if sys.stderr.isatty():  # the terminal has printed ^C there
+        is_ctrl_c = interruption.signal_number == signal.SIGINT
+        if is_ctrl_c and sys.stderr.isatty():  # the terminal has printed ^C there
             print(file=sys.stderr)
-        if interruption.signal_number != signal.SIGINT or not _lasts_until_ctrl_c(arguments):
+        if not (is_ctrl_c and _lasts_until_ctrl_c(arguments)):
             log.warning("ended by %s", interruption)
         code = ExitCode.of_signal(interruption.signal_number)
     except BrokenPipeError:

@@ -84,9 +84,7 @@ def _of_last_run(typed: Invocation, command: str) -> Invocation:
 
     Prices are those of today: what that run was told of them is kept elsewhere.
     """
-    if typed.job is None or typed != Invocation(
-        job=typed.job, flags={flag: v for flag, v in typed.flags.items() if flag == "output"}
-    ):
+    if typed.job is None or not typed.says_only_where:
         return typed
     job = _loaded(Meant(invocation=typed, over=typed), command)
     manifest = read_manifest(RunDirectory(job.run_path).manifest)
