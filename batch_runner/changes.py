@@ -1,6 +1,5 @@
 """Finds finished rows that would be paid for again: their request changed, or their answer is gone."""
 
-import json
 from array import array
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from batch_runner.errors import ChangedRowsError
 from batch_runner.grown import is_same_or_grown
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
+from batch_runner.meta import answers_told
 from batch_runner.plan import UNSENDABLE, Plan, Wanted
 from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.prompt import PromptBuilder
@@ -144,7 +144,7 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
 
     `about_to` says what would happen to them. What the output shows is for its meta file to tell.
     """
-    told, run_id = answers_told(job)
+    told, run_id = answers_told(job.output_path)
     held = sum(n for (status, _), n in index.endings(range(len(index))).items() if status in _ENDED)
     if held >= (1 - MOST_CHANGED_SHARE) * told or not job.output_path.exists():
         return
@@ -181,16 +181,6 @@ def other_model(work: Work) -> str:
 
 def _answers(index: Index, numbers: Iterable[int]) -> int:
     return sum(n for (status, _), n in index.endings(numbers).items() if status in ANSWERED)
-
-
-def answers_told(job: JobSpec) -> tuple[int, str]:
-    """How many different answers the output shows at least, and the run that said so."""
-    try:
-        meta = json.loads(job.meta_path.read_bytes())
-        rows = sum(int(meta["statuses"].get(status, 0)) for status in ANSWERED)
-        return max(0, rows - int(meta["duplicates"])), str(meta["run_id"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return 0, ""  # whatever lies there is no meta file of ours
 
 
 def _put_aside_since(directory: RunDirectory, run_id: str) -> bool:

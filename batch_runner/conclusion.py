@@ -1,11 +1,9 @@
 """The end of a run: summary, output, report, meta file and exit code, however the calls ended."""
 
-import json
 import signal
 import time
 from pathlib import Path
 
-from batch_runner.atomic import publish
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
@@ -15,12 +13,12 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
+from batch_runner.meta import notes_of, write_meta
 from batch_runner.news import newly_failed
 from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
-from batch_runner.run_place import notes_of
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -47,7 +45,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
         summary.elapsed_seconds = time.time() - work.started_at
         summary.count(endings_of(work.plan, work.replay.index))
         try:
-            _write_meta(work, summary)
+            write_meta(work.job.meta_path, summary)
         except StorageError as error:
             if summary.exit_code is not ExitCode.STORAGE:
                 raise
@@ -70,13 +68,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     summary.elapsed_seconds = time.time() - work.started_at
     if work.job.output.report is not None:
         _add_report(summary, work, Path(work.job.output.report))
-    _write_meta(work, summary)
+    write_meta(work.job.meta_path, summary)
     return summary
-
-
-def _write_meta(work: Work, summary: RunSummary) -> None:
-    with publish(work.job.meta_path) as file:
-        file.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from batch_runner.amounts import many
 from batch_runner.atomic import publish
-from batch_runner.changes import answers_told
 from batch_runner.disk import explained, storage_error
 from batch_runner.errors import InputError
 from batch_runner.freshness import outputs
 from batch_runner.job import JobSpec
+from batch_runner.meta import answers_told
 from batch_runner.output_place import is_filled
 from batch_runner.records import BadRecord
 from batch_runner.tables import format_of, open_table
@@ -48,7 +48,7 @@ def emptied(work: Work) -> str:
     kept = [repr(str(_aside(work.job, path))) for path in _shown(work)]
     if not kept:
         return ""
-    told, _ = answers_told(work.job)
+    told, _ = answers_told(work.job.output_path)
     return (
         f"the input has no rows, and the output showed {many(told, 'answer') if told else 'rows'}: "
         f"what it showed is kept as {' and '.join(kept)}; once the rows are back, a run shows their "

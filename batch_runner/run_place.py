@@ -1,18 +1,16 @@
 """A run directory and what its journal is read with, by whatever name a person has at hand."""
 
-import json
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
 from batch_runner.invocation import last_invocation
-from batch_runner.job import META_SUFFIX, JobSpec, PriceSpec
+from batch_runner.job import JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
 from batch_runner.tables.formats import format_of
@@ -112,27 +110,6 @@ def place_named(name: str) -> RunPlace | None:
 def output_of(folder: Path) -> Path:
     """Where the output of a run directory lies."""
     return folder.with_name(folder.name.removesuffix(SUFFIX))
-
-
-def read_meta(output: Path) -> Mapping[str, Any]:
-    """The meta file beside an output; empty where there is none."""
-    try:
-        meta: Any = json.loads(output.with_name(output.name + META_SUFFIX).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, Mapping) else {}
-
-
-def notes_of(output: Path, *, since: str = "") -> tuple[str, ...]:
-    """What the last run wanted to be known of its output, if it is that one or a later one.
-
-    A run that finds nothing to send leaves word only here; ids of runs sort by time.
-    """
-    meta = read_meta(output)
-    notes = meta.get("warnings")
-    if not isinstance(notes, list) or str(meta.get("run_id", "")) < since:
-        return ()
-    return tuple(map(str, notes))
 
 
 def remembered(path: Path) -> RunPlace:

@@ -5,10 +5,10 @@ from batch_runner.changes import other_model
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
+from batch_runner.meta import read_meta
 from batch_runner.outset import endings_of
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
-from batch_runner.run_place import read_meta
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 

@@ -12,6 +12,7 @@ from batch_runner.bill import Bill
 from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.journal import Holder, is_locked
+from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
 from batch_runner.plan import unfinished
@@ -19,7 +20,7 @@ from batch_runner.printable import one_line
 from batch_runner.records import WANTING, RowStatus
 from batch_runner.remedy import all_pass, command, way_out
 from batch_runner.report import failed_name
-from batch_runner.run_place import RunPlace, notes_of, output_of
+from batch_runner.run_place import RunPlace, output_of
 
 
 _MONEY = ("tokens", "cost_usd", "cost_usd_at_least", "cost_usd_at_most", "unpriced_calls")

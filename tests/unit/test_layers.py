@@ -30,7 +30,7 @@ CORE = {
 
 EDGE = {
     "atomic", "attachments", "client", "disk", "endpoint_count", "exchange", "expectation",
-    "faultserver", "grown", "jobfile", "journal", "judging", "limiter", "local", "logs", "notify",
+    "faultserver", "grown", "jobfile", "journal", "judging", "limiter", "local", "logs", "meta", "notify",
     "open_files", "progress", "signals", "tables", "tokens", "transport",
 }  # fmt: skip
 """One kind of I/O each."""
@@ -58,6 +58,7 @@ STATED = {
     ("journal", "disk"): "likewise",
     ("journal", "atomic"): "the manifest appears whole or not at all",
     ("expectation", "atomic"): "so does this file",
+    ("meta", "atomic"): "so does this file",
     ("notify", "atomic"): "so does this file",
 }
 """Edges that know each other, and why."""
