@@ -1,22 +1,19 @@
-"""Writes a starter job file for a data file, or for a folder of them that grows.
-
-Columns are looked at, key and text column guessed.
-"""
+"""Writes a starter job file for a data file, or for a folder of them that grows."""
 
 import os
-import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import escape, has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from batch_runner.amounts import many
 from batch_runner.errors import InputError
+from batch_runner.looks import ColumnLook, key_of, looks_of, no_key, text_column
 from batch_runner.printable import shortened
 from batch_runner.records import Row
 from batch_runner.tables import (
@@ -40,41 +37,17 @@ MOST_FILES = 20
 MOST_BYTES = 1 << 26
 """Of each of them, in which a byte that is not UTF-8 is looked for."""
 SHOWN_VALUE = 40
-LONGEST_KEY = 60
-"""Characters: what is longer is text that happens not to repeat."""
-
 UTF_8 = "utf-8"
-_KEY_NAME = re.compile(r"(?i)(?:^|[_\W])(?:id|key|uuid|guid|number|no)$|(?<=[a-z])(?:Id|ID|Key)$")
 _WORDS_OF_TEMPLATES = frozenset({
     "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if",
     "else", "loop", "self", "super", "range", "dict", "namespace", "debug",
 })  # fmt: skip
 """Names that mean something else inside braces."""
+_NARROWER = "init a narrower pattern: init 'folder/name-*.csv'"
 _ONE_OF_MANY = (
-    "mend it or move it away, or init a narrower pattern: init 'folder/name-*.csv'; the job that is "
-    "written can leave out such a file on later nights (on_bad_row)"
+    f"mend it or move it away, or {_NARROWER}; the job that is written can leave out such a file on "
+    "later nights (on_bad_row)"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnLook:
-    """What the first rows tell of a column."""
-
-    name: str
-    filled: int
-    distinct: int
-    mean_length: float
-    longest: int
-    is_text: bool
-    twice: str | None = None
-    """The first value that comes again."""
-
-    def describe(self, rows: int) -> str:
-        gaps = "" if self.filled == rows else f", empty in {rows - self.filled} of {rows}"
-        size = f"about {self.mean_length:,.0f} characters, at most {self.longest:,}"
-        if self.mean_length == self.longest:
-            size = many(self.longest, "character")
-        return f"{_one_line(self.name)}: {size if self.filled else 'no values'}{gaps}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +98,7 @@ def starter_job(file: Path, *, folder: Path | None = None) -> str:
         if not source.is_pattern:
             raise
         raise InputError(str(error), hint=error.hint or _ONE_OF_MANY) from error
-    looks = [_look(name, rows) for name in _names(table.header, rows)]
+    looks = looks_of(rows, header=table.header)
     return "\n".join(_lines(source, table, rows, looks, folder)) + "\n"
 
 
@@ -140,7 +113,7 @@ def _source(named: Path) -> _Source:
         if output.with_name(f"{output.name}.run").is_dir():
             raise InputError(
                 f"{named}: {output.name!r} is the output of a run, and would be read as input",
-                hint="move it to another folder, or init a narrower pattern: init 'folder/name-*.csv'",
+                hint=f"move it to another folder, or {_NARROWER}",
             )
     if steady is None:
         steady = next(folder for folder in named.absolute().parents if not has_magic(str(folder)))
@@ -209,8 +182,8 @@ def _lines(
     looks: Sequence[ColumnLook],
     folder: Path | None,
 ) -> Iterator[str]:
-    text = _text_column(looks)
-    key = _key([look for look in looks if look is not text], len(rows))
+    text = text_column(looks)
+    key = key_of([look for look in looks if look is not text], len(rows))
     place, why = _output_folder(source, folder)
     output = place / f"{source.stem}_answers{source.suffix}"
     files = f"{many(len(source.files), 'file')}, " * source.is_pattern
@@ -218,7 +191,7 @@ def _lines(
     seen = f"{len(rows)} rows of them" if len(source.files) > 1 else f"its {seen}"
     name = source.path if source.is_pattern else source.path.name
     yield f"# {_one_line(str(name))}, {files}{_size(source.files)}; {seen}:"
-    yield from (f"#   {look.describe(len(rows))}" for look in looks)
+    yield from (f"#   {_one_line(look.name)}: {look.describe(len(rows))}" for look in looks)
     yield "# Next: say what you want under [prompt], then batch-runner check, estimate and run this file."
     yield ""
     yield "[input]"
@@ -265,9 +238,9 @@ def _key_lines(looks: Sequence[ColumnLook], key: str | None) -> Iterator[str]:
         yield f"key = {_quoted(key)}   # names each row once: for messages, and to see what changed"
     else:
         yield '# key = "..."   # a column that names each row once, for messages'
-    if (no_key := _no_key(looks, key)) is not None:
-        again = _one_line(shortened(no_key.twice or "", SHOWN_VALUE))
-        yield f"# {_one_line(no_key.name)} is no key: {again!r} comes more than once"
+    if (look := no_key(looks, key)) is not None:
+        again = _one_line(shortened(look.twice or "", SHOWN_VALUE))
+        yield f"# {_one_line(look.name)} is no key: {again!r} comes more than once"
 
 
 def _opened(files: Sequence[Path], encoding: str) -> Table:
@@ -320,57 +293,6 @@ def _size(files: Sequence[Path]) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-def _names(header: Sequence[str] | None, rows: Sequence[Row]) -> list[str]:
-    if header is not None:
-        return list(header)
-    return list(dict.fromkeys(name for row in rows for name in row.values))
-
-
-def _look(name: str, rows: Sequence[Row]) -> ColumnLook:
-    values = [row.values.get(name) for row in rows]
-    filled = [_text(value) for value in values if value not in (None, "")]
-    times = Counter(filled)
-    return ColumnLook(
-        name=name,
-        filled=len(filled),
-        distinct=len(times),
-        mean_length=sum(map(len, filled)) / max(1, len(filled)),
-        longest=max(map(len, filled), default=0),
-        is_text=any(isinstance(value, str) for value in values),
-        twice=next((text for text, n in times.items() if n > 1), None),
-    )
-
-
-def _text(value: Any) -> str:
-    return str(dict(value)) if isinstance(value, Mapping) else str(value)
-
-
-def _text_column(looks: Sequence[ColumnLook]) -> ColumnLook | None:
-    """The longest on average, text before lists and numbers, of those a template can name."""
-    nameable = [look for look in looks if not ("'" in look.name and '"' in look.name)]
-    nameable = [look for look in nameable if "\\" not in look.name]
-    return max(nameable, key=lambda look: (look.is_text, look.mean_length), default=None)
-
-
-def _key(looks: Sequence[ColumnLook], rows: int) -> str | None:
-    """A column that is always filled and never repeats; one that is called so first."""
-    unique = [
-        look
-        for look in looks
-        if look.filled == look.distinct == rows > 1 and look.longest <= LONGEST_KEY
-    ]
-    named = [look for look in unique if _KEY_NAME.search(look.name)]
-    return next((look.name for look in [*named, *unique[:1]]), None)
-
-
-def _no_key(looks: Sequence[ColumnLook], key: str | None) -> ColumnLook | None:
-    """A column that is called a key, and repeats; not said where another one of that kind is taken."""
-    if key is not None and _KEY_NAME.search(key):
-        return None
-    named = (look for look in looks if _KEY_NAME.search(look.name))
-    return next((look for look in named if look.twice is not None), None)
 
 
 def _reference(look: ColumnLook | None) -> str:

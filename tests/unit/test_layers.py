@@ -22,7 +22,7 @@ ROOT = Path(batch_runner.__file__).parent
 CORE = {
     "adaptive", "amounts", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course",
     "doubt", "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
-    "jsonbytes", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
+    "jsonbytes", "looks", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
     "records", "redact", "responses", "retry", "sse", "stored", "structured", "summary", "tally",
     "template_values", "timeline", "trouble", "values",
 }  # fmt: skip
