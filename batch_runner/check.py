@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.amounts import many
+from batch_runner.api_key import api_key, key_source
 from batch_runner.changes import changed_rows, other_model
 from batch_runner.emptied import emptied
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key, key_source
 from batch_runner.logs import row_line
 from batch_runner.notify import ping_url
 from batch_runner.opening import open_work

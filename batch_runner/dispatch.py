@@ -13,6 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from batch_runner import __version__, logs
+from batch_runner.api_key import key_source
 from batch_runner.bill import Biller, is_priced
 from batch_runner.breaker import Breaker
 from batch_runner.budget import Budget
@@ -20,7 +21,6 @@ from batch_runner.client import Client
 from batch_runner.errors import BatchRunnerError, InputError, RunStoppedError, StorageError
 from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import key_source
 from batch_runner.journal import Intent, Journal
 from batch_runner.limiter import Limiter
 from batch_runner.open_files import SPARE, make_room

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from batch_runner.api_key import api_key
 from batch_runner.bill import Bill
 from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
@@ -20,7 +21,6 @@ from batch_runner.expectation import Expectation, recall, remember
 from batch_runner.fingerprint import fingerprint
 from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.plan import TRANSIENT, requests

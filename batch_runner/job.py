@@ -18,6 +18,8 @@ from batch_runner.values import ErrorLimit, Reader
 
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+URL_VARIABLE = "OPENAI_BASE_URL"
+"""Names another one, where the job says nothing of it."""
 COMMAND_LINE = "command line"
 """The origin of a job that flags describe."""
 META_SUFFIX = ".meta.json"
@@ -146,7 +148,7 @@ class EndpointSpec:
 
     base_url: str = _key(read.base_url, DEFAULT_BASE_URL)
     api_key_env: str | None = _key(read.key_variable, None)
-    """None: as the host has it (`jobfile.api_key`). Empty: no key is sent."""
+    """None: as the host has it (`api_key`). Empty: no key is sent."""
     timeout: float = _key(read.duration_seconds, 600.0)
     """Seconds of wall clock for one attempt."""
     stream: bool = _key(read.flag, False)

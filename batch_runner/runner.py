@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 
+from batch_runner.api_key import api_key, key_source
 from batch_runner.bequest import leave_plan
 from batch_runner.budget import Budget
 from batch_runner.changes import MOST_CHANGED_SHARE, changed_rows
@@ -20,7 +21,6 @@ from batch_runner.expectation import recall
 from batch_runner.fingerprint import fingerprint
 from batch_runner.guard import check_budget, check_paid_rows, check_route
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key, key_source
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
 from batch_runner.news import endings_to_send

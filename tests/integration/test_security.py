@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from batch_runner.api_key import api_key
 from batch_runner.errors import UsageError
 from batch_runner.job import JobSpec
-from batch_runner.jobfile import api_key
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.progress import ProgressStyle
 from batch_runner.run_options import RunOptions

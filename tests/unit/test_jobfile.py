@@ -1,4 +1,4 @@
-"""Job files: what is laid over what, which folder a path means, and which key goes where."""
+"""Job files: what is laid over what, and which folder a path means."""
 
 import shlex
 from decimal import Decimal
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_runner.errors import JobError, UsageError
-from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, api_key, key_source, load_job
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, load_job
 
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -376,85 +376,8 @@ def test_a_missing_job_file_is_named_with_one_that_is_there(load):
         load_job(load.folder / "jobs")
 
 
-# Endpoint and key
-
-
-def keyed(load, *, url=None, variable=None, environment=None, settings=()):
-    """The key that goes to `url`."""
-    lines = [f'base_url = "{url}"'] if url else []
-    lines += [f'api_key_env = "{variable}"'] if variable else []
-    environment = environment or {}
-    job = load("\n".join([TEXT, "[endpoint]", *lines]), environment=environment, settings=settings)
-    return api_key(job, environment)
-
-
-KEY = {"OPENAI_API_KEY": "default-key", "OTHER_KEY": "other-key"}
-ELSEWHERE = "https://gateway.example/v1"
-HERE = "http://127.0.0.1:8080/v1"
-
-
-def test_the_default_key_goes_to_the_default_host(load):
-    assert keyed(load, environment=KEY) == "default-key"
-    assert keyed(load, url="https://api.openai.com", environment=KEY) == "default-key"
-
-
-def test_another_host_gets_a_key_only_if_the_job_names_its_variable(load):
-    with pytest.raises(UsageError, match=r"gateway.example") as caught:
-        keyed(load, url=ELSEWHERE, environment=KEY)
-    assert "api_key_env" in caught.value.hint
-    assert keyed(load, url=ELSEWHERE, variable="OTHER_KEY", environment=KEY) == "other-key"
-    with pytest.raises(UsageError, match=r"evil.example"):
-        keyed(load, settings=["endpoint.base_url=https://evil.example"], environment=KEY)
-
-
-def test_the_default_key_follows_the_url_that_its_owner_set_beside_it(load):
-    environment = {**KEY, "OPENAI_BASE_URL": "https://proxy.example"}
-    assert keyed(load, environment=environment) == "default-key"
-    assert keyed(load, url="https://proxy.example/v1", environment=environment) == "default-key"
-    with pytest.raises(UsageError, match=r"gateway.example"):
-        keyed(load, url=ELSEWHERE, environment=environment)
-
-
 def test_the_job_file_beats_the_url_of_the_environment(load):
     environment = {"OPENAI_BASE_URL": "https://proxy.example"}
     assert load(environment=environment).endpoint.base_url == "https://proxy.example/v1"
-    text = TEXT + f'[endpoint]\nbase_url = "{ELSEWHERE}"\n'
-    assert load(text, environment=environment).endpoint.base_url == ELSEWHERE
-
-
-def test_this_machine_needs_no_key_and_gets_none_that_is_not_meant_for_it(load):
-    assert keyed(load, url=HERE) is None
-    assert keyed(load, url=HERE, environment=KEY) is None
-    assert keyed(load, environment={"OPENAI_BASE_URL": HERE}) is None
-    assert keyed(load, environment={"OPENAI_BASE_URL": HERE, "OPENAI_API_KEY": ""}) is None
-    assert keyed(load, environment={"OPENAI_BASE_URL": HERE, **KEY}) == "default-key"
-
-
-@pytest.mark.parametrize("url", [HERE, ELSEWHERE, None])
-@pytest.mark.parametrize("environment", [{}, {"OTHER_KEY": ""}, {"OTHER_KEY": " \n"}])
-def test_a_named_key_must_be_there_wherever_it_goes(load, url, environment):
-    with pytest.raises(UsageError, match=r"OTHER_KEY is (not set|empty)"):
-        keyed(load, url=url, variable="OTHER_KEY", environment=environment)
-
-
-def test_a_key_is_stripped_and_one_that_cannot_be_sent_is_not_shown(load):
-    assert keyed(load, environment={"OPENAI_API_KEY": " sk-good\n"}) == "sk-good"
-    for bad in ("sk-secret one", "sk-secret\nx", "sk-secret\0", "sk-secreté"):
-        with pytest.raises(UsageError, match=r"OPENAI_API_KEY") as caught:
-            keyed(load, environment={"OPENAI_API_KEY": bad})
-        assert "secret" not in str(caught.value) + caught.value.hint
-
-
-def test_a_job_can_say_that_its_endpoint_takes_no_key(load):
-    with pytest.raises(UsageError) as caught:
-        keyed(load, url=ELSEWHERE, environment=KEY)
-    assert 'api_key_env = ""' in caught.value.hint
-    none = ["endpoint.api_key_env="]
-    assert keyed(load, url=ELSEWHERE, environment=KEY, settings=none) is None
-    assert (
-        keyed(load, url=HERE, environment={"OPENAI_BASE_URL": HERE, **KEY}, settings=none) is None
-    )
-    text = TEXT + '[endpoint]\nbase_url = "http://gpu.lan:8000"\napi_key_env = ""\n'
-    job = load(text, environment=KEY)
-    assert api_key(job, KEY) is None
-    assert key_source(job, None) == 'no key, as endpoint.api_key_env = "" says'
+    text = TEXT + '[endpoint]\nbase_url = "https://gateway.example/v1"\n'
+    assert load(text, environment=environment).endpoint.base_url == "https://gateway.example/v1"

@@ -29,7 +29,7 @@ CORE = {
 """Pure: no I/O, no clock, no event loop."""
 
 EDGE = {
-    "atomic", "attachments", "client", "disk", "endpoint_count", "exchange", "expectation",
+    "api_key", "atomic", "attachments", "client", "disk", "endpoint_count", "exchange", "expectation",
     "faultserver", "grown", "jobfile", "journal", "judging", "limiter", "local", "logs", "meta", "notify",
     "open_files", "progress", "signals", "tables", "tokens", "transport",
 }  # fmt: skip
