@@ -9,18 +9,16 @@ from typing import Any
 import minijinja
 
 from batch_runner import __version__, charts
-from batch_runner.amounts import dollars, duration, many, pace, share
+from batch_runner.amounts import duration, many, pace, share
 from batch_runner.asked import Asked, read_asked
 from batch_runner.atomic import publish
-from batch_runner.bill import Bill
 from batch_runner.charts import Chart, Layer, TimeAxis
-from batch_runner.findings import Findings, Sample
+from batch_runner.findings import Findings
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.money_view import bounds, cost_view, is_whole, token_view
 from batch_runner.printable import one_line, printable
 from batch_runner.records import RowStatus, UnknownBilling
-from batch_runner.remedy import remedy
-from batch_runner.report import skipped_words
+from batch_runner.rows_view import RowViews, error_view, group_views
 from batch_runner.run_view import (
     endpoint_view,
     limit_view,
@@ -33,7 +31,6 @@ from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
 
-MOST_CODES = 12
 MOST_RUNS = 20
 
 
@@ -62,7 +59,7 @@ def render_report(
         lstrip_blocks=True,
     )
     axis = TimeAxis(findings.timeline)
-    rows = _Rows(asked, redact=redact)
+    rows = RowViews(asked, redact=redact)
     return engine.render_template(
         "report.html",
         job=summary.job,
@@ -75,8 +72,8 @@ def render_report(
         tokens=token_view(summary.bill),
         over_time=_over_time(axis, summary, findings) if findings.timeline.bins else None,
         latency=_latency(findings),
-        errors=_errors(summary, findings, rows),
-        groups=_groups(findings, rows, summary),
+        errors=error_view(summary, findings, rows),
+        groups=group_views(summary, findings, rows),
         limit_changes=limit_view(summary),
         settings=setting_view(work, summary, findings),
         prompt=None if redact else prompt_view(work),
@@ -285,114 +282,3 @@ def _latency(findings: Findings) -> Mapping[str, Any] | None:
         "calls": f"{findings.latencies.bins.total():,}",
         "chart": _labelled(charts.latency_columns(findings.latencies, marks)),
     }
-
-
-class _Rows:
-    """Samples as the template shows them."""
-
-    def __init__(self, asked: Asked, *, redact: bool) -> None:
-        self._asked = asked
-        self._redact = redact
-
-    def name(self, sample: Sample) -> str:
-        if sample.label is not None and not self._redact:
-            return sample.label
-        return self._asked.places.get(sample.key, f"row {sample.row + 1:,}")
-
-    def message(self, sample: Sample) -> str | None:
-        return None if self._redact else sample.message
-
-    def example(self, code: str, sample: Sample | None) -> tuple[str, str | None]:
-        """Place and message of a row that ended so, sent or not."""
-        if sample is not None:
-            return self.name(sample), self.message(sample)
-        place, message = self._asked.unsendable.get(code, ("", None))
-        return place, None if self._redact else message
-
-    def view(self, sample: Sample) -> Mapping[str, Any]:
-        text = sample.text
-        latency = sample.latency_seconds
-        facts = [
-            *([duration(latency)] if latency is not None else []),
-            *([dollars(sample.cost)] if sample.cost else []),
-            *([many(sample.attempts, "attempt")] if sample.attempts > 1 else []),
-            *([many(sample.output_tokens, "token")] if sample.output_tokens is not None else []),
-        ]
-        return {
-            "name": self.name(sample),
-            "place": self._asked.places.get(sample.key, ""),
-            "status": str(sample.status),
-            "code": sample.code or "",
-            "facts": facts,
-            "glimpse": "" if self._redact else one_line(text, 160) or (self.message(sample) or ""),
-            "message": self.message(sample),
-            "asked": None if self._redact else self._asked.texts.get(sample.key),
-            "text": None if self._redact else text,
-            "cut": f"{left:,}" if (left := sample.characters_left_out) else "",
-        }
-
-
-def _errors(summary: RunSummary, findings: Findings, rows: _Rows) -> Mapping[str, Any]:
-    lines = []
-    for code, n in summary.wanting.most_common(MOST_CODES):
-        way_out = remedy(code, summary.invocation)
-        place, message = rows.example(code, findings.examples.get(code))
-        lines.append(
-            {
-                "code": one_line(code, 60),
-                "rows": f"{n:,}",
-                "share": f"{100 * n / (summary.rows or 1):.2f}",
-                "example": message,
-                "place": place,
-                "words": way_out.words,
-                "command": one_line(way_out.command, 300),
-            }
-        )
-    more = max(0, len(summary.wanting) - MOST_CODES)
-    return {"lines": lines, "more": more, "skipped": skipped_words(summary)}
-
-
-def _no_cost(bill: Bill) -> str:
-    """Why no row is among the most expensive."""
-    if not bill.answered:
-        return "No call told what it used."
-    return (
-        "No call has a price."
-        if bill.listed is None
-        else "No call with a known cost cost anything."
-    )
-
-
-def _groups(findings: Findings, rows: _Rows, summary: RunSummary) -> list[Mapping[str, Any]]:
-    codes = [code for code, _ in summary.wanting.most_common() if code in findings.examples]
-    groups = (
-        (
-            "Without a full answer",
-            "one row of each error, the commonest first",
-            [findings.examples[code] for code in codes[:MOST_CODES]],
-            "No row that was sent is without its answer.",
-        ),
-        ("Slowest", "by the row's last call", findings.slowest.samples(), "No call was timed."),
-        (
-            "Most expensive",
-            "by all calls of the row",
-            findings.costliest.samples(),
-            _no_cost(summary.bill),
-        ),
-        (
-            "Empty",
-            "answered without a word",
-            findings.empty.samples(),
-            "No answer came back empty.",
-        ),
-        (
-            "Random",
-            "the same ones in each report",
-            findings.random.samples(),
-            "No row is answered yet.",
-        ),
-    )
-    return [
-        {"title": title, "note": note, "rows": [rows.view(one) for one in samples], "none": none}
-        for title, note, samples, none in groups
-    ]

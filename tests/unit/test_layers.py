@@ -40,7 +40,7 @@ FLOW = {
     "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
     "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "input_files", "invocation", "keeping", "kept", "losses", "manual", "money_view", "news", "opening", "origins", "outset", "output_place", "pipeline",
-    "plan", "prospect", "remedy", "reparse", "report", "results", "run_options", "run_place", "run_view",
+    "plan", "prospect", "remedy", "reparse", "report", "results", "rows_view", "run_options", "run_place", "run_view",
     "runner", "shortcut", "spending", "standing", "starter", "status", "survey", "watch", "work",
 }  # fmt: skip
 """What puts them together."""
