@@ -7,7 +7,7 @@ from typing import Any
 
 from batch_runner.amounts import count, dollars, dollars_at_most, duration, many
 from batch_runner.estimate import Point, Range, describe
-from batch_runner.estimating import ASSUMED, MEASURED, Estimate, Sample
+from batch_runner.estimated import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.expectation import Expectation
 from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.pricing import price_advice

@@ -16,6 +16,7 @@ from batch_runner.run_options import RunOptions
 
 
 if TYPE_CHECKING:
+    from batch_runner.estimated import Estimate
     from batch_runner.run_place import RunPlace
 
 
@@ -33,7 +34,7 @@ def estimate(arguments: argparse.Namespace) -> int:
             hint="--yes answers for you",
         )
 
-    def confirm(found: estimating.Estimate, most: Decimal | None) -> bool:
+    def confirm(found: "Estimate", most: Decimal | None) -> bool:
         if arguments.yes:
             return True
         question = sample_question(found, arguments.sample, most)

@@ -38,7 +38,7 @@ EDGE = {
 FLOW = {
     "__init__", "__main__", "announce", "asked", "batch_answers", "batch_files", "batch_report",
     "bequest", "changes", "charts", "check", "cli", "commands", "conclusion", "costs",
-    "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimating", "export", "findings", "frame",
+    "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimated", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "input_files", "invocation", "keeping", "kept", "losses", "manual", "money_view", "news", "opening", "origins", "outset", "output_place", "pipeline",
     "plan", "prospect", "remedy", "reparse", "report", "results", "rows_view", "run_options", "run_place", "run_view",
     "runner", "shortcut", "spending", "standing", "starter", "status", "survey", "watch", "work",
