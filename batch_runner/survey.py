@@ -26,6 +26,11 @@ class Kind:
     counted: int
     """Input tokens."""
 
+    @property
+    def tariff(self) -> tuple[str, int | None]:
+        """Model and cap: of requests that agree in these, the longest may cost most."""
+        return self.model, self.max_output_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
@@ -51,7 +56,7 @@ class Survey:
     is_bounded: bool = True
     """Nothing but text goes in: no image, file or history adds tokens that only a server knows."""
     longest: dict[tuple[str, int | None], int] = field(default_factory=dict)
-    """By model and cap: bytes that bound the input of each request; of bounded ones only."""
+    """By tariff: bytes that bound the input of each request; of bounded ones only."""
     _counters: dict[str, TokenCounter] = field(default_factory=dict)
 
     def watch(self, request: Request, is_wanted: bool, occurrence: int) -> None:  # noqa: FBT001  # `plan.Watch`
@@ -70,8 +75,7 @@ class Survey:
         self.uncounted |= uncounted(body)
         size = request.input_bound_bytes
         self.is_bounded &= size is not None
-        alike = (kind.model, kind.max_output_tokens)
-        self.longest[alike] = max(size or 0, self.longest.get(alike, 0))
+        self.longest[kind.tariff] = max(size or 0, self.longest.get(kind.tariff, 0))
 
     def counter(self, model: str) -> TokenCounter:
         if model not in self._counters:
@@ -89,11 +93,11 @@ class Survey:
 
     def dearest_row(self, prices: PriceBook) -> Decimal | None:
         """The most that one row can cost."""
-        longest: dict[tuple[str, int | None], Kind] = {}
+        dearest: dict[tuple[str, int | None], Kind] = {}
         for kind in self.kinds:
-            alike = (kind.model, kind.max_output_tokens)
-            longest[alike] = max(kind, longest.get(alike, kind), key=lambda one: one.counted)
-        most = [self.ceiling(prices, kinds={kind: 1}).usd_at_most for kind in longest.values()]
+            known = dearest.get(kind.tariff, kind)
+            dearest[kind.tariff] = max(kind, known, key=lambda one: one.counted)
+        most = [self.ceiling(prices, kinds={kind: 1}).usd_at_most for kind in dearest.values()]
         return None if None in most else max(filter(None, most), default=Decimal(0))
 
     def set_aside(self, biller: Biller, *, calls: int) -> Decimal | None:

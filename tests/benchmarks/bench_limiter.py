@@ -1,8 +1,10 @@
 """The adaptive limiter against hidden limits, in simulated time: what it reaches, and how soon.
 
-Each run has three parts: the limit stands, it halves, it doubles again. Round trips differ, so not
-every figure can be met: of 10 calls a second one by one, 84 % is the most at any steady pace, for one
-that overtakes another costs a pause of a second. And 5 places of 30 s refuse before they answer.
+Each run has three parts: the limit stands, it halves, it doubles again.
+
+Not every limit can be used up, as round trips differ. Where 10 calls a second are taken one by one,
+a call that overtakes another is refused, which costs a pause of a second: 84 % is the most that any
+steady pace reaches. And 5 places with replies of 30 s refuse before anything has been answered.
 """
 
 import random
