@@ -23,6 +23,7 @@ from batch_runner.journal import (
     Manifest,
     Replay,
     RunDirectory,
+    damage_in_words,
     read_manifest,
 )
 from batch_runner.keeping import keep_changed_rows
@@ -227,10 +228,7 @@ def _oddities(work: Work) -> Iterator[str]:
     if plan.rows > 1 and not work.builder.uses_columns:
         yield "the prompt names no column, so every row asks for the same"
     if damaged := sum(not place.is_expected for place in work.replay.damage):
-        yield (
-            f"{many(damaged, 'damaged place')} in the journal: batch-runner verify tells; "
-            "rows that stood there are asked again"
-        )
+        yield damage_in_words(damaged)
 
 
 def _say_waiting(job: JobSpec, holder: Holder) -> None:

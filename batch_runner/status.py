@@ -11,7 +11,7 @@ from batch_runner.amounts import duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
-from batch_runner.journal import Holder, is_locked
+from batch_runner.journal import Holder, damage_in_words, is_locked
 from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
@@ -131,8 +131,8 @@ class Status:
             f"  {self._state()}",
             *self._calls(),
             *self._money(),
-            *self._files(),
-            *(f"  note     {one_line(note, LONGEST_NOTE)}" for note in self.notes[:MOST_NOTES]),
+            *self._output(),
+            *self._notes(),
         ]
 
     def _headline(self) -> str:
@@ -228,15 +228,21 @@ class Status:
         for cause, calls in sorted(bill.unknown.items()):
             yield f"  unknown  billing of {many(calls, 'call')}: {CAUSES[cause]}"
 
-    def _files(self) -> Iterator[str]:
-        """What is amiss with output and journal."""
+    def _output(self) -> Iterator[str]:
+        """What it lacks."""
         if self.lacks_output and self.holder is None and self.invocation is not None:
             state = "none yet" if self.output_written_at is None else "older than the last rows"
             export = command("export", self.invocation)
             yield f"  output   {state}; to write what there is     -> {export}"
-        if self.damaged:
-            places = many(self.damaged, "damaged place")
-            yield f"  note     {places} in the journal; see batch-runner verify"
+
+    def _notes(self) -> Iterator[str]:
+        """What is known of the journal now, and what the last run said besides."""
+        damage = [damage_in_words(self.damaged)] if self.damaged else []
+        notes = [*dict.fromkeys([*damage, *self.notes])]
+        for note in notes[:MOST_NOTES]:
+            yield f"  note     {one_line(note, LONGEST_NOTE)}"
+        if more := len(notes[MOST_NOTES:]):
+            yield f"           and {more} more, as status --json shows"
 
     def to_json(self) -> dict[str, Any]:
         holder, eta, money = self.holder, self.eta_seconds, self.bill.to_json()

@@ -26,7 +26,7 @@ from batch_runner.journal.manifest import (
 from batch_runner.journal.packed import Packed, read_packed, write_packed
 from batch_runner.journal.record import Intent, ending_of, result_fields, result_of
 from batch_runner.journal.replay import Known, PastRun, Replay, replay
-from batch_runner.journal.scan import Damage, DamageKind
+from batch_runner.journal.scan import Damage, DamageKind, damage_in_words
 from batch_runner.journal.verify import VerifyReport, verify
 from batch_runner.journal.writer import Journal
 
@@ -51,6 +51,7 @@ __all__ = [
     "Replay",
     "RunDirectory",
     "VerifyReport",
+    "damage_in_words",
     "ending_of",
     "is_locked",
     "read_manifest",

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 
+from batch_runner.amounts import many
 from batch_runner.disk import REAL_DISK, Disk, explained
 from batch_runner.journal.directory import RunDirectory
 from batch_runner.journal.line import is_line, number
@@ -46,6 +47,14 @@ class Damage:
     def is_expected(self) -> bool:
         """What a killed process leaves behind; anything else happened to the file afterwards."""
         return self.kind is DamageKind.TORN
+
+
+def damage_in_words(places: int) -> str:
+    """For whoever goes on all the same."""
+    return (
+        f"{many(places, 'damaged place')} in the journal: batch-runner verify tells; "
+        "rows that stood there are asked again"
+    )
 
 
 Line = tuple[int, bytes, bool]

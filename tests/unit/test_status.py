@@ -20,6 +20,7 @@ from batch_runner.journal import (
     Intent,
     Journal,
     RunDirectory,
+    damage_in_words,
     replay,
     take_lock,
 )
@@ -470,6 +471,16 @@ def test_a_job_file_is_no_place(tmp_path, monkeypatch):
     assert place_named("job") is None
     with pytest.raises(UsageError):
         place_named("rows.parquet")
+
+
+def test_what_the_last_run_said_of_the_journal_is_said_once_and_notes_left_out_are_counted():
+    damage = damage_in_words(1)
+    status = Status(job="j", rows=2, damaged=1, notes=(damage, "a", "b", "c", "d"))
+    told = status.lines()[-4:]
+    assert told == [f"  note     {damage}", "  note     a", "  note     b",
+                    "           and 2 more, as status --json shows"]  # fmt: skip
+    now = Status(job="j", rows=2, damaged=2, notes=(damage,)).lines()[-2:]
+    assert now == [f"  note     {damage_in_words(2)}", f"  note     {damage}"]
 
 
 def test_lost_calls_are_those_that_the_next_run_finds(place, job):
