@@ -75,8 +75,9 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
     """The report is written; a run that sent nothing leaves the one there is, if that says the same."""
     summary.report = str(path)
-    said = notes_of(work.job.output_path)
-    if not summary.sent and path.exists() and [*said] == summary.warnings:
+    said = [*notes_of(work.job.output_path)]
+    is_right = _is_newer(path, work.job.output_path) and said == summary.warnings
+    if is_right and not summary.sent:
         return
     from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
 
@@ -88,6 +89,11 @@ def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
         summary.report = None
         summary.exit_code = ExitCode.STORAGE
         summary.stop_reason = str(error)
+
+
+def _is_newer(page: Path, output: Path) -> bool:
+    """It is of this output: not of one before, as after a run that died with all its answers."""
+    return page.exists() and page.stat().st_mtime_ns >= output.stat().st_mtime_ns
 
 
 def _summary_of_plan(work: Work) -> RunSummary:

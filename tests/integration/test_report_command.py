@@ -40,6 +40,25 @@ def test_the_report_can_be_written_before_after_and_again(folder, main_cli):
     assert not (folder / "report.html.run").exists()
 
 
+def test_the_page_of_a_job_is_never_older_than_its_output(folder, main_cli, monkeypatch):
+    """The run that had the answers died before it could show them; the next has nothing to send."""
+    page = folder / "page.html"
+    options = ("--set", f"output.report={page}", "--fail-on", "none")
+    assert main_cli("run", "job.toml", *options).code == 0
+    with (folder / "in.csv").open("a") as file:
+        file.write("11,one more\n")
+
+    def die(*_arguments, **_options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_runner.conclusion.export", die)
+        assert main_cli("run", "job.toml", *options).code != 0
+    ran = main_cli("run", "job.toml", *options)
+    assert "11 rows, 0 to send" in ran.err
+    assert "10 of 11 rows are answered" in page.read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_the_terminal_shows_the_summary_and_for_each_error_what_to_type(folder, main_cli):
     main_cli("run", "job.toml")
     told = main_cli("report", "job.toml")
