@@ -28,6 +28,7 @@ from batch_runner.run_place import (
     remembered,
     run_folder,
 )
+from batch_runner.tables import answers_path
 from batch_runner.tables.formats import inner_suffix
 
 
@@ -259,9 +260,10 @@ def _is_batch_output(path: Path) -> bool:
 
 
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
-    if (folder_of_run := run_folder(str(place))) is not None:
-        yield _of_run(remembered(folder_of_run))
-        return
+    for output in (place, answers_path(place)):  # a run has paid for its failures, too: once
+        if (folder_of_run := run_folder(str(output))) is not None:
+            yield _of_run(remembered(folder_of_run))
+            return
     if _is_batch_output(place):
         yield _Ledger(job=place.name, path=place, biller=Biller(PriceBook({})))
         return

@@ -11,7 +11,8 @@ from batch_runner.amounts import duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.drift import is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
-from batch_runner.journal import Holder, damage_in_words, is_locked
+from batch_runner.invocation import last_invocation
+from batch_runner.journal import DamagedManifest, Holder, Manifest, damage_in_words, is_locked
 from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
 from batch_runner.outset import Endings
@@ -286,7 +287,7 @@ def read_status(
     outset, manifest, endings, job = gauge.outset, gauge.manifest, gauge.endings, place.today
     return Status(
         job=place.job,
-        invocation=place.invocation,
+        invocation=_invocation(place, manifest),
         rows=outset.rows if outset else None,
         endings=endings,
         sharing=outset.sharing if outset else 0,
@@ -307,6 +308,12 @@ def read_status(
         notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),
     )
+
+
+def _invocation(place: RunPlace, manifest: Manifest | DamagedManifest | None) -> str | None:
+    """That of the last run, which a watcher may have waited for."""
+    last = last_invocation(manifest, output=output_of(place.path))
+    return str(last) if last is not None and place.invocation is not None else place.invocation
 
 
 def _output_written_at(place: RunPlace) -> float | None:

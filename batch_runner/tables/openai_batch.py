@@ -87,6 +87,12 @@ def failures_path(path: Path) -> Path:
     return plain.with_name(f"{plain.stem}.errors{plain.suffix}{packed}")
 
 
+def answers_path(path: Path) -> Path:
+    """The output beside which `path` lies with its failures; any other is its own."""
+    answers = path.with_name(path.name.replace(".errors.", ".", 1))
+    return answers if failures_path(answers) == path else path
+
+
 def request_line(custom_id: str, body: bytes) -> bytes:
     """One line of a batch file. `body` is JSON already, and stays as it is."""
     head = json.dumps({"custom_id": custom_id, "method": METHOD, "url": URL}, ensure_ascii=False)

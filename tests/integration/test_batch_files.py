@@ -90,6 +90,14 @@ def test_a_finished_line_is_not_paid_again_and_the_failures_go_when_they_are_men
     assert not (run.folder / "out.errors.jsonl").exists()
 
 
+def test_a_failure_of_a_run_is_counted_once_though_two_files_tell_of_it(run, main_cli):
+    write_lines(run.folder / "in.jsonl", [request("a"), request("b", model="fault:400")])
+    assert run().code == 3
+    for command in (("report", "out.jsonl"), ("costs", "out.errors.jsonl", "out.jsonl")):
+        told = json.loads(main_cli(*command, "--json").out)
+        assert told.get("costs", told)["total"]["results"] == 2, command
+
+
 def test_a_file_of_failures_that_was_lost_is_written_again(run, fault_server):
     write_lines(run.folder / "in.jsonl", [request("a"), request("b", model="fault:400")])
     assert run().code == 3

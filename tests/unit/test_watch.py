@@ -75,6 +75,14 @@ def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, run
     assert len(said) == 1, "a run that is over is not waited for"
 
 
+def test_what_a_watcher_advises_means_the_run_that_it_waited_for(place, main_cli):
+    def sleep(_):
+        main_cli("run", "job.toml", "-m", "m2")
+
+    seen = list(follow(place, sleep=sleep, on_wait=lambda: None))
+    assert str(seen[0].invocation).endswith("job.toml --model m2")
+
+
 def test_watching_an_output_waits_as_for_its_job_once_its_run_folder_is_there(
     run, main_cli, tmp_path, monkeypatch
 ):
