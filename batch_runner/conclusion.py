@@ -20,9 +20,16 @@ from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
-from batch_runner.run_place import notes_of
+from batch_runner.run_place import read_meta
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
+
+
+_ON_PAGE = (
+    "rows", "statuses", "error_codes", "duplicates", "bad_records", "bad_files",
+    "damaged_journal_records", "price_source", "report", "warnings",
+)  # fmt: skip
+"""What a report tells besides the bill, by its name in the meta file; the rest is of one run."""
 
 
 def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
@@ -82,8 +89,7 @@ def _write_meta(work: Work, summary: RunSummary) -> None:
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
     """The report is written; a run that sent nothing leaves the one there is, if that says the same."""
     summary.report = str(path)
-    said = notes_of(work.job.output_path)
-    if not summary.sent and path.exists() and [*said] == summary.warnings:
+    if not summary.sent and path.exists() and _was_told_already(summary, work):
         return
     from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
 
@@ -95,6 +101,13 @@ def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
         summary.report = None
         summary.exit_code = ExitCode.STORAGE
         summary.stop_reason = str(error)
+
+
+def _was_told_already(summary: RunSummary, work: Work) -> bool:
+    """The run before left the same numbers and notes."""
+    told = read_meta(work.job.output_path)
+    now = json.loads(json.dumps(summary.to_json()))
+    return all(told.get(name) == now[name] for name in (*_ON_PAGE, *summary.bill.to_json()))
 
 
 def _summary_of_plan(work: Work) -> RunSummary:
