@@ -15,7 +15,17 @@ from batch_runner.bill import Bill
 from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
 from batch_runner.errors import RunStoppedError, UsageError
-from batch_runner.estimate import Caution, Point, Range, overhead, project, sample_plan
+from batch_runner.estimate import (
+    Caution,
+    Point,
+    Range,
+    in_doubt,
+    left_to_pay,
+    not_below,
+    overhead,
+    project,
+    sample_plan,
+)
 from batch_runner.expectation import Expectation, recall, remember
 from batch_runner.fingerprint import fingerprint
 from batch_runner.guard import refusal
@@ -69,6 +79,8 @@ class Sample:
     """That a run has still to send."""
     usd_left: Point | Range | None
     """What those cost; None when no row told."""
+    in_doubt: Decimal = Decimal(0)
+    """What attempts of unknown billing may add to the upper end of `usd`, for each row."""
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
@@ -128,11 +140,13 @@ class Estimate:
 
     @property
     def max_cost_with_room(self) -> Decimal | None:
-        """A limit that keeps no call waiting while rows cost no more than is likely."""
-        usd = self.usd_as_remembered if self.sample is None else self.sample.usd_left
-        if usd is None or self.set_aside is None:
+        """A limit that keeps no call waiting while rows cost, and may have cost, no more than is likely."""
+        sample, told = self.sample, self.sample or self.remembered
+        rows = self.to_send if sample is None else sample.rows_left
+        usd = self.usd_as_remembered if sample is None else sample.usd_left
+        if told is None or usd is None or self.set_aside is None:
             return None
-        return self.set_aside + (usd.high if isinstance(usd, Range) else usd.expected)
+        return self.set_aside + usd.upper + told.in_doubt * rows
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:
@@ -283,7 +297,8 @@ def _after_sample(
     results: Mapping[int, RowResult],
 ) -> Estimate:
     """`counted` holds the sampled rows and their counts, in the order of the plan."""
-    told = [results[row] for row in counted if row in results and _tells(results[row])]
+    ended = [results[row] for row in counted if row in results]
+    told = [result for result in ended if _tells(result)]
     pairs = [
         (usage.input_tokens, counted[result.row])
         for result in told
@@ -296,6 +311,8 @@ def _after_sample(
     for result in results.values():
         work.biller.add(bill, result)
     sample = _projected(found, survey, work, told, rows=len(results), bill=bill)
+    most = [one.bounded for one in map(work.biller.bill, ended) if not one.unbounded]
+    sample = replace(sample, in_doubt=in_doubt(most, sample.usd, population=found.to_send))
     if isinstance(sample.usd, Range):
         per_row = sample.usd.divided(found.to_send)
         expected = Expectation(
@@ -304,6 +321,7 @@ def _after_sample(
             low=per_row.low,
             expected=per_row.expected,
             high=per_row.high,
+            in_doubt=sample.in_doubt,
             cautions=sample.usd.cautions,
             population=found.to_send,
             at=time.time(),
@@ -352,26 +370,15 @@ def _projected(
         if outputs
         else None,
         usd=usd,
-        seconds=_not_below(
+        seconds=not_below(
             project(seconds, population).divided(at_a_time), _least_seconds(work.job, found)
         )
         if seconds
         else None,
         calls_at_a_time=at_a_time,
         rows_left=left,
-        usd_left=_left_to_pay(usd, costs, population=population, left=left),
+        usd_left=left_to_pay(usd, costs, population=population, left=left),
     )
-
-
-def _left_to_pay(
-    usd: Point | Range | None, costs: list[Decimal], *, population: int, left: int
-) -> Point | Range | None:
-    """Of what all rows cost, the part that the sample has not paid."""
-    if usd is None or not left:
-        return None
-    rest = usd.less(sum(costs, Decimal(0)))
-    # Rows that ended without a known cost are among those that were projected.
-    return rest.divided(Decimal(population - len(costs)) / left)
 
 
 def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
@@ -380,15 +387,6 @@ def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
     by_calls = 60 * found.to_send / Decimal(rpm) if rpm else Decimal(0)
     by_tokens = 60 * found.ceiling.input_tokens / Decimal(tpm) if tpm else Decimal(0)
     return max(by_calls, by_tokens)
-
-
-def _not_below(amount: Point | Range, least: Decimal) -> Point | Range:
-    expected = max(amount.expected, least)
-    if isinstance(amount, Point):
-        return replace(amount, expected=expected)
-    return replace(
-        amount, low=max(amount.low, least), expected=expected, high=max(amount.high, least)
-    )
 
 
 def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
