@@ -1,5 +1,6 @@
 """The end of a run: summary, output, report, meta file and exit code, however the calls ended."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.meta import notes_of, write_meta
+from batch_runner.meta import read_meta, write_meta
 from batch_runner.news import newly_failed
 from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
@@ -21,6 +22,13 @@ from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
+
+
+_ON_PAGE = (
+    "rows", "statuses", "error_codes", "duplicates", "bad_records", "bad_files",
+    "damaged_journal_records", "price_source", "report", "warnings",
+)  # fmt: skip
+"""What a report tells besides the bill, by its name in the meta file; the rest is of one run."""
 
 
 def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
@@ -75,8 +83,7 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
 def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
     """The report is written; a run that sent nothing leaves the one there is, if that says the same."""
     summary.report = str(path)
-    said = [*notes_of(work.job.output_path)]
-    is_right = _is_newer(path, work.job.output_path) and said == summary.warnings
+    is_right = _is_newer(path, work.job.output_path) and _was_told_already(summary, work)
     if is_right and not summary.sent:
         return
     from batch_runner.html_report import write_report  # noqa: PLC0415  # only for those who want one
@@ -94,6 +101,13 @@ def _add_report(summary: RunSummary, work: Work, path: Path) -> None:
 def _is_newer(page: Path, output: Path) -> bool:
     """It is of this output: not of one before, as after a run that died with all its answers."""
     return page.exists() and page.stat().st_mtime_ns >= output.stat().st_mtime_ns
+
+
+def _was_told_already(summary: RunSummary, work: Work) -> bool:
+    """The run before left the same numbers and notes."""
+    told = read_meta(work.job.output_path)
+    now = json.loads(json.dumps(summary.to_json()))
+    return all(told.get(name) == now[name] for name in (*_ON_PAGE, *summary.bill.to_json()))
 
 
 def _summary_of_plan(work: Work) -> RunSummary:

@@ -9,7 +9,7 @@ Amounts are tokens, dollars or seconds: the arithmetic is the same, and all of i
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
@@ -41,6 +41,10 @@ class Point:
     expected: Decimal
     cautions: tuple[Caution, ...] = (Caution.FEW_ROWS,)
 
+    @property
+    def upper(self) -> Decimal:
+        return self.expected
+
     def divided(self, by: Amount) -> "Point":
         return Point(expected=self.expected / _exact(by), cautions=self.cautions)
 
@@ -57,6 +61,10 @@ class Range:
     expected: Decimal
     high: Decimal
     cautions: tuple[Caution, ...] = ()
+
+    @property
+    def upper(self) -> Decimal:
+        return self.high
 
     def divided(self, by: Amount) -> "Range":
         """The range of an even share: seconds of all calls by the calls at a time."""
@@ -127,6 +135,33 @@ def carried_over(
         expected=expected,
         high=expected + half,
         cautions=per_row.cautions,
+    )
+
+
+def left_to_pay(
+    usd: Point | Range | None, costs: list[Decimal], *, population: int, left: int
+) -> Point | Range | None:
+    """Of what all rows cost, the part that the sample has not paid."""
+    if usd is None or not left:
+        return None
+    rest = usd.less(sum(costs, Decimal(0)))
+    # Rows that ended without a known cost are among those that were projected.
+    return rest.divided(Decimal(population - len(costs)) / left)
+
+
+def in_doubt(most: Sequence[Amount], amount: Point | Range | None, *, population: int) -> Decimal:
+    """What is to be added to the upper end of `amount`, each row, if sampled rows took their most."""
+    if amount is None or not most:
+        return Decimal(0)
+    return max(Decimal(0), project(most, population).upper - amount.upper) / population
+
+
+def not_below(amount: Point | Range, least: Decimal) -> Point | Range:
+    expected = max(amount.expected, least)
+    if isinstance(amount, Point):
+        return replace(amount, expected=expected)
+    return replace(
+        amount, low=max(amount.low, least), expected=expected, high=max(amount.high, least)
     )
 
 

@@ -35,6 +35,8 @@ class Sample:
     """That a run has still to send."""
     usd_left: Point | Range | None
     """What those cost; None when no row told."""
+    in_doubt: Decimal = Decimal(0)
+    """What attempts of unknown billing may add to the upper end of `usd`, for each row."""
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
@@ -94,11 +96,13 @@ class Estimate:
 
     @property
     def max_cost_with_room(self) -> Decimal | None:
-        """A limit that keeps no call waiting while rows cost no more than is likely."""
-        usd = self.usd_as_remembered if self.sample is None else self.sample.usd_left
-        if usd is None or self.set_aside is None:
+        """A limit that keeps no call waiting while rows cost, and may have cost, no more than is likely."""
+        sample, told = self.sample, self.sample or self.remembered
+        rows = self.to_send if sample is None else sample.rows_left
+        usd = self.usd_as_remembered if sample is None else sample.usd_left
+        if told is None or usd is None or self.set_aside is None:
             return None
-        return self.set_aside + (usd.high if isinstance(usd, Range) else usd.expected)
+        return self.set_aside + usd.upper + told.in_doubt * rows
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:

@@ -16,7 +16,15 @@ from batch_runner.bill import Bill
 from batch_runner.changes import changed_rows
 from batch_runner.endpoint_count import count_at_endpoint
 from batch_runner.errors import RunStoppedError
-from batch_runner.estimate import Point, Range, overhead, project, sample_plan
+from batch_runner.estimate import (
+    Range,
+    in_doubt,
+    left_to_pay,
+    not_below,
+    overhead,
+    project,
+    sample_plan,
+)
 from batch_runner.estimated import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.expectation import Expectation, recall, remember
 from batch_runner.fingerprint import fingerprint
@@ -189,7 +197,8 @@ def _after_sample(
     results: Mapping[int, RowResult],
 ) -> Estimate:
     """`counted` holds the sampled rows and their counts, in the order of the plan."""
-    told = [results[row] for row in counted if row in results and _tells(results[row])]
+    ended = [results[row] for row in counted if row in results]
+    told = [result for result in ended if _tells(result)]
     pairs = [
         (usage.input_tokens, counted[result.row])
         for result in told
@@ -202,6 +211,8 @@ def _after_sample(
     for result in results.values():
         work.biller.add(bill, result)
     sample = _projected(found, survey, work, told, rows=len(results), bill=bill)
+    most = [one.bounded for one in map(work.biller.bill, ended) if not one.unbounded]
+    sample = replace(sample, in_doubt=in_doubt(most, sample.usd, population=found.to_send))
     if isinstance(sample.usd, Range):
         per_row = sample.usd.divided(found.to_send)
         expected = Expectation(
@@ -210,6 +221,7 @@ def _after_sample(
             low=per_row.low,
             expected=per_row.expected,
             high=per_row.high,
+            in_doubt=sample.in_doubt,
             cautions=sample.usd.cautions,
             population=found.to_send,
             at=time.time(),
@@ -258,26 +270,15 @@ def _projected(
         if outputs
         else None,
         usd=usd,
-        seconds=_not_below(
+        seconds=not_below(
             project(seconds, population).divided(at_a_time), _least_seconds(work.job, found)
         )
         if seconds
         else None,
         calls_at_a_time=at_a_time,
         rows_left=left,
-        usd_left=_left_to_pay(usd, costs, population=population, left=left),
+        usd_left=left_to_pay(usd, costs, population=population, left=left),
     )
-
-
-def _left_to_pay(
-    usd: Point | Range | None, costs: list[Decimal], *, population: int, left: int
-) -> Point | Range | None:
-    """Of what all rows cost, the part that the sample has not paid."""
-    if usd is None or not left:
-        return None
-    rest = usd.less(sum(costs, Decimal(0)))
-    # Rows that ended without a known cost are among those that were projected.
-    return rest.divided(Decimal(population - len(costs)) / left)
 
 
 def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
@@ -286,15 +287,6 @@ def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
     by_calls = 60 * found.to_send / Decimal(rpm) if rpm else Decimal(0)
     by_tokens = 60 * found.ceiling.input_tokens / Decimal(tpm) if tpm else Decimal(0)
     return max(by_calls, by_tokens)
-
-
-def _not_below(amount: Point | Range, least: Decimal) -> Point | Range:
-    expected = max(amount.expected, least)
-    if isinstance(amount, Point):
-        return replace(amount, expected=expected)
-    return replace(
-        amount, low=max(amount.low, least), expected=expected, high=max(amount.high, least)
-    )
 
 
 def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:

@@ -30,6 +30,8 @@ class Expectation:
     expected: Decimal
     high: Decimal
     """Dollars a row."""
+    in_doubt: Decimal = Decimal(0)
+    """What attempts of unknown billing may add to `high`."""
     cautions: tuple[Caution, ...] = ()
     population: int | None = None
     """The rows to send that the sample was drawn from; None in one of an earlier batch_runner."""
@@ -58,6 +60,7 @@ class Expectation:
                 "low": str(self.low),
                 "expected": str(self.expected),
                 "high": str(self.high),
+                "in_doubt": str(self.in_doubt),
             },
             "cautions": [caution.name for caution in self.cautions],
             "population": self.population,
@@ -74,11 +77,12 @@ class Expectation:
             low=Decimal(per_row["low"]),
             expected=Decimal(per_row["expected"]),
             high=Decimal(per_row["high"]),
+            in_doubt=Decimal(per_row.get("in_doubt", 0)),
             cautions=tuple(Caution[name] for name in fields.get("cautions", ())),
             population=None if (rows := fields.get("population")) is None else int(rows),
             at=None if (at := fields.get("at")) is None else float(at),
         )
-        dollars = (found.low, found.expected, found.high)
+        dollars = (found.low, found.expected, found.high, found.in_doubt)
         if found.sampled < 1 or not all(map(Decimal.is_finite, dollars)):
             raise ValueError("no sample says that")
         if found.at is not None and not 0 <= found.at < _YEAR_3000:

@@ -1,19 +1,32 @@
-"""Rows that failed in this run and had not failed so before: what `--fail-on new` tells of."""
+"""Rows that failed in this run and had not failed so before: what `--fail-on new` tells of.
+
+A failure that nobody was told of is news as well: a run that is killed ends without a word.
+"""
 
 from array import array
 from collections import Counter
+from collections.abc import Collection
 from itertools import compress
 
-from batch_runner.journal import Index
-from batch_runner.outset import read_outset
+from batch_runner.meta import read_meta
 from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST, Plan
 from batch_runner.records import WANTING, RowStatus
 from batch_runner.work import Work
 
 
-def endings_to_send(plan: Plan, index: Index) -> "array[int]":
-    """How the rows that are to be sent stand now: numbers of endings, in the order of the rows."""
-    return array("I", map(index.ending_of, compress(plan.entries, plan.wanted)))
+_UNTOLD = 0
+"""In place of the number of an ending that nobody was told of: as if the row had never been asked."""
+
+
+def endings_to_send(work: Work) -> "array[int]":
+    """How the rows that are to be sent stood when that was last told: numbers of endings, in order."""
+    index, untold = work.replay.index, _untold_segments(work)
+    entries = compress(work.plan.entries, work.plan.wanted)
+    if not untold:
+        return array("I", map(index.ending_of, entries))
+    return array(
+        "I", (_UNTOLD if index.file_of(n) in untold else index.ending_of(n) for n in entries)
+    )
 
 
 def newly_failed(work: Work) -> int:
@@ -24,28 +37,46 @@ def newly_failed(work: Work) -> int:
     index, before = work.replay.index, work.endings_before
     if before is None:
         raise ValueError("nobody kept how the rows stood before")
-    news = Counter(
-        after
-        for stood, after in zip(before, endings_to_send(work.plan, index), strict=True)
-        if after != stood
-    )
-    return _newly_without_request(work) + sum(
+    now = map(index.ending_of, compress(work.plan.entries, work.plan.wanted))
+    news = Counter(after for stood, after in zip(before, now, strict=True) if after != stood)
+    if untold := _untold_segments(work):
+        rows = zip(work.plan.entries, work.plan.wanted, strict=True)
+        left = (n for n, is_sent in rows if not is_sent and n != UNSENDABLE)
+        news.update(index.ending_of(n) for n in left if index.file_of(n) in untold)
+    return _newly_without_request(work, all_told=not untold) + sum(
         n for ending, n in news.items() if index.named(ending)[0] in WANTING
     )
 
 
-def _newly_without_request(work: Work) -> int:
+def _untold_segments(work: Work) -> Collection[int]:
+    """Of the runs since the one that left the meta file: how its rows ended was told.
+
+    Without that file, of those that were killed since the last one that was not.
+    """
+    replay = work.replay
+    told = str(read_meta(work.job.output_path).get("run_id", ""))
+    untold = set()
+    for run in reversed(replay.runs):
+        if run.run_id <= told if told else run.ended_cleanly:
+            break
+        untold.add(run.run_id)
+    if not untold:
+        return ()
+    return {file for file in range(work.earlier_segments) if replay.run_id(file) in untold}
+
+
+def _newly_without_request(work: Work, *, all_told: bool) -> int:
     """How many more rows than before have no request: nobody sends them."""
     known = None if work.shortcut is None else work.shortcut.plan
-    if known is not None:
+    if known is not None and all_told:
         return (_without_request(work.plan) - _without_request(known.plan)).total()
     # Nobody knows which they were, but how many.
-    before = read_outset(work.before)
-    endings = {} if before is None else before.endings
-    had = sum(
-        n for (status, code), n in endings.items()
-        if status is RowStatus.FAILED and code in WITHOUT_REQUEST
-    )  # fmt: skip
+    meta = read_meta(work.job.output_path)
+    try:
+        had = sum(int(meta["error_codes"].get(code, 0)) for code in WITHOUT_REQUEST)
+        had -= int(meta["statuses"].get(RowStatus.SKIPPED, 0))  # they bear such a code, too
+    except (LookupError, TypeError, ValueError, AttributeError):
+        had = 0
     return max(0, len(work.plan.lacking) - had)
 
 

@@ -95,6 +95,8 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if work.plan.to_send and options.transport is None:
             check_route(job)
         budget = _budget(work) if work.plan.to_send else None
+        if not options.fresh:
+            leave_plan(work)
         if not work.plan.to_send:
             if options.fresh:
                 work.warnings.append("--fresh has no row to send: the journal stays as it is")
@@ -113,13 +115,11 @@ def _settle(work: Work, options: RunOptions) -> None:
     if options.rows is not None:
         work.plan.keep_only(options.rows)
     changed = _changed(work, options)
-    if not (options.dry_run or options.fresh):
-        leave_plan(work)
     if options.limit is not None:
         work.plan.keep_first(options.limit)
     work.prospect = prospect_of(work.plan, work.replay, changed=changed, wanted=options.wanted)
     if options.fail_on.only_new:
-        work.endings_before = endings_to_send(work.plan, work.replay.index)
+        work.endings_before = endings_to_send(work)
     work.warnings += filter(None, [other_endpoints(work)])
     extra = {"event": "plan", "fields": work.prospect.to_json()}
     anew = "; nothing is reused, as --fresh says" if options.fresh else ""

@@ -115,6 +115,10 @@ class Index:
         """The number of an entry's ending: see `ending` and `named`."""
         return self._shapes[number] >> _LENGTH_BITS
 
+    def file_of(self, number: int) -> int:
+        """The file number of the segment that holds an entry's result; 0 without a result, too."""
+        return self._places[number] >> _OFFSET_BITS
+
     @property
     def known_endings(self) -> Sequence[tuple[RowStatus, str | None]]:
         """By number; PENDING for entries without a result comes first."""

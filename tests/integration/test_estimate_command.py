@@ -86,6 +86,23 @@ def test_the_limit_that_an_estimate_names_is_neither_reached_nor_waited_for(
     assert "slows this run" in tight.err, "the control: of that there is less than set aside"
 
 
+def test_the_limit_that_an_estimate_names_has_room_for_calls_of_unknown_billing(
+    job_in, server, main_cli
+):
+    """Each of them counts with the most that it can have cost: a hundred times its answer."""
+    path, job = main_cli.folder / "in.csv", job_in(cap="max_output_tokens = 1000")
+    job.write_text(job.read_text() + '[retry]\nmax_wait = "10ms"\n')
+    header, *rows = path.read_text().splitlines()
+    rows = [row + " [[fault:drop-then-ok]]" * (at % 3 == 0) for at, row in enumerate(rows)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    told = main_cli("estimate", "job.toml", "--sample", "40", "--yes")
+    [named] = re.findall(r"--max-cost (\S+) leaves room", told.out)
+    again = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert again["max_cost_with_room"] == pytest.approx(float(named), rel=0.2), "as remembered"
+    ran = main_cli("run", "job.toml", "--max-cost", named)
+    assert ran.code == 0, ran.err
+
+
 def test_no_limit_is_named_where_nothing_bounds_a_call(job_in, main_cli):
     job_in(cap="")
     told = main_cli("estimate", "job.toml", "--sample", "30", "--yes").out

@@ -176,6 +176,41 @@ def test_a_row_that_breaks_is_new_although_another_was_mended(work, key):
         assert work("run") == 3
 
 
+@pytest.mark.parametrize("row", ["5,five [[fault:400]]", "5,five [[fault:500]]", "5,"])
+@pytest.mark.parametrize("loss", ["", "shortcut"])
+def test_fail_on_new_tells_what_a_killed_run_told_nobody(work, run_cli, row, loss):
+    """Once, whether the row is sent again (500) or not."""
+    assert work("run", "--fail-on", "new") == 0
+    path = work.folder / "in.csv"
+    path.write_text(path.read_text() + f"{row}\n6,six\n7,seven [[fault:slow:60]]\n")
+    killed = run_cli.start("run", "job.toml", "-c", "1", "--fail-on", "new")
+    segment = work.folder / "out.csv.run" / "journal" / "00000001.jsonl"
+    deadline = time.monotonic() + 20
+    while not (segment.exists() and '"label":"6"' in segment.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    path.write_text(path.read_text().replace(" [[fault:slow:60]]", ""))
+    if loss:
+        (work.folder / "out.csv.run" / loss).unlink()
+    assert work("run", "--fail-on", "new") == 3
+    assert work("run", "--fail-on", "new") == 0
+    assert work("run") == 3
+
+
+@pytest.mark.parametrize("row", ["5,five [[fault:400]]", "5,"])
+def test_fail_on_new_tells_what_no_exit_code_has_told(work, row):
+    """A run that was refused has failed no row, and a sample writes no output."""
+    path = work.folder / "in.csv"
+    assert work("run", "--fail-on", "new") == 0
+    path.write_text(path.read_text() + f"{row}\n6,six\n")
+    assert work("run", "--fail-on", "new", "--max-cost", "1") == 2, "no price is known"
+    assert work("estimate", "--sample", "9", "--yes") == 0
+    assert work("run", "--fail-on", "new") == 3
+    assert work("run", "--fail-on", "new") == 0
+
+
 @pytest.mark.parametrize("fail_on", ["some", "5", "101%", "-1%", "%"])
 def test_a_fail_on_that_is_none_is_2(work, fail_on):
     assert work("run", f"--fail-on={fail_on}") == 2

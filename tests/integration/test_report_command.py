@@ -184,3 +184,21 @@ def test_rows_of_a_killed_run_are_in_the_report(folder, main_cli):
     page_of = folder / "report.html"
     main_cli("report", "job.toml", "-o", str(page_of))
     assert "6\N{NO-BREAK SPACE}pending" in page_of.read_text()
+
+
+def test_the_page_of_a_run_that_sends_nothing_tells_of_the_rows_there_are_now(folder, main_cli):
+    run = ("run", "job.toml", "-q", "--set", "output.report=page.html")
+    page, rows = folder / "page.html", (folder / "in.csv").read_text().splitlines(keepends=True)
+    nights = [
+        (rows[:9], "All 8 rows are answered"),
+        (rows[:6], "All 5 rows are answered"),
+        ([*rows[:4], "3,\n", "4,\n"], "3 of 5 rows are answered"),
+        (rows[:9], "All 8 rows are answered"),
+    ]
+    for now, said in nights:
+        (folder / "in.csv").write_text("".join(now))
+        main_cli(*run)
+        assert said in page.read_text()
+    written = page.stat().st_mtime_ns
+    main_cli(*run)
+    assert page.stat().st_mtime_ns == written, "what says the same is left alone"
