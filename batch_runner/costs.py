@@ -260,7 +260,8 @@ def _is_batch_output(path: Path) -> bool:
 
 
 def _ledgers_at(place: Path) -> Iterator[_Ledger]:
-    for output in (place, answers_path(place)):  # a run has paid for its failures, too: once
+    # A run has paid for its failures, too: once.
+    for output in (place, answers_path(place)) if _is_batch_output(place) else (place,):
         if (folder_of_run := run_folder(str(output))) is not None:
             yield _of_run(remembered(folder_of_run))
             return
