@@ -10,6 +10,7 @@ import time
 import pytest
 
 from batch_runner.journal import RunDirectory, read_manifest, take_lock
+from tests.integration.calls_received import calls_received
 
 
 @pytest.fixture
@@ -359,9 +360,7 @@ def test_a_dry_run_tells_new_rows_from_changed_ones_and_from_those_that_failed(w
 def test_after_a_kill_the_next_run_says_how_many_of_its_rows_were_in_flight(work, run_cli):
     work.server.misbehave("slow:5")
     killed = run_cli.start("run", "job.toml", "-c", "2")
-    deadline = time.monotonic() + 20
-    while work.server.ledger.totals.received < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    calls_received(work.server.ledger, 2)
     killed.kill()
     killed.communicate()
     work.server.misbehave(None)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from decimal import Decimal
 
 import pytest
@@ -13,6 +12,7 @@ from batch_runner.errors import ExitCode, UsageError
 from batch_runner.faultserver import running
 from batch_runner.plan import Dedupe
 from batch_runner.progress import ProgressStyle
+from tests.integration.calls_received import calls_received
 
 
 PRICES = {"input_price": "1.25", "cached_price": "0.125", "output_price": "10"}
@@ -199,9 +199,7 @@ def test_after_a_kill_known_is_below_and_at_most_above_the_ledger(ground, honest
     )
     (ground.folder / "job.toml").write_text(text)
     child = run_cli.start("run", "job.toml", "--progress", "off")
-    deadline = time.monotonic() + 20
-    while ground.server.ledger.totals.received < 30 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    calls_received(ground.server.ledger, 30)
     child.kill()
     child.communicate()
     at_the_kill = ground.server.ledger.totals.received
