@@ -22,6 +22,7 @@ COARSE, FINE = 1.2, 1.03  # growth of the pace a tick: to find the limit, and to
 FARTHER = 1.08  # likewise, once that went well: coarser steps would blur what a refusal tells
 MOVED = 1.5  # a pace so far beyond what was refused shows that the limit has moved
 ROAD, FEWEST_ON_ROAD = 0.1, 2  # of those in flight may be on the way there or back
+CHANCE = 0.5  # roots of those in flight: a number that nobody counts strays so far at least
 HEADROOM = 1.5  # pace where places count, in shares of the one in use: they fill up gradually
 OTHER_PACE = 1.1  # paces farther apart than that bring other numbers in flight, if none is counted
 OVERTAKEN = 0.5  # of the time to a refusal: attempts begun so shortly before may be refused yet
@@ -325,7 +326,9 @@ class AdaptiveLimit:
             self._claimed = others
         alike = last is not None and abs(others - last) <= slack and others >= self._claimed - slack
         raised = self._trusted and self._wall < others  # a level that stood the test has moved
-        alike = (alike or raised) and others > 0 and ticket.most <= others + slack
+        # Places are never outnumbered but on the road; whom only time holds back vary by chance.
+        beyond = min(slack, FEWEST_ON_ROAD + CHANCE * math.sqrt(others))
+        alike = (alike or raised) and others > 0 and ticket.most <= others + beyond
         slower, faster = sorted((self._pace, self._same_pace))
         is_paced = self._wall == math.inf and faster < UNPACED
         if alike and is_paced and faster <= OTHER_PACE * slower and others > 2:

@@ -3,16 +3,17 @@
 A bucket of `depth` seconds admits at most `rate * (depth + t)` calls in any `t` seconds, and one
 call at least. A refusal says that one more was too many. So each refusal tells, for every depth,
 between which bounds the rate is. A depth for which the last refusals agree explains the endpoint.
-Others count the calls of a second, and forget: after a pause they look deep, else without depth.
+Others count the calls of a second, of the clock or of any, and forget: after a pause they look deep,
+else without depth.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 
-COUNTED = 0.0  # stands among the depths for a count of the calls of a second
-DEPTHS = (COUNTED, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)  # seconds
-LIKELY = 3  # index of the depth to assume before anything is known
+CLOCK, ANY = -1.0, 0.0  # stand among the depths for counts: of a second of the clock, of any second
+DEPTHS = (CLOCK, ANY, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)  # seconds
+LIKELY = DEPTHS.index(1.0)  # the depth to assume before anything is known
 AGREE = 1.05  # bounds may miss each other by so much: clocks and round trips differ
 SPANS = 3  # refusals looked back on
 MARKS = 64
@@ -94,7 +95,8 @@ class Bucket:
         """
         if len(self._told) == 1:
             return self._told_by(self._depth)
-        depths = range(self._least_depth, len(DEPTHS))
+        # A count by the clock passes for any depth: none that was disproved says anything of it.
+        depths = [0, *range(max(1, self._least_depth), len(DEPTHS))]
         told = {depth: self._told_by(depth) for depth in depths}
         best = min(depths, key=lambda depth: told[depth].low / told[depth].high)
         explain = [depth for depth in depths if told[depth].agrees]
@@ -109,9 +111,11 @@ class Bucket:
 
     def _bounds(self, at: float, admitted: int, depth: float) -> tuple[float, float]:
         """Of the rate of a bucket of this depth that admits what it did and refuses this attempt."""
-        if depth == COUNTED:
-            calls = self._calls_of_last_second(at, admitted)
-            return max(0.01, calls - 1), max(0.02, calls)
+        if depth in (CLOCK, ANY):
+            high = max(0.02, self._calls_of_last_second(at, admitted))
+            # By the clock it resembles a bucket of a second: `t` seconds touch about `t + 1` of them.
+            low = high - 1 if depth == ANY else self._bounds(at, admitted, 1.0)[0]
+            return max(0.01, min(low, high)), high
         seconds = max(at - self.empty_at, 0.01)
         low = high = 0.01
         if not self._full:  # a refusal may have left almost the price of a call in it

@@ -116,6 +116,17 @@ def test_a_count_of_the_calls_of_any_second_does_not_hold_it_low_for_ever(hidden
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("hidden", "latency"), [(10, 0.005), (10, 0.3), (50, 0.3)])
+def test_a_count_of_the_calls_of_each_second_of_the_clock_is_followed(hidden, latency, seed):
+    """Twice as many get in within a second that the clock divides: no bucket does so afterwards."""
+    figures = reached(seed, hidden, bench.SECOND, latency, says_when=False)
+    assert figures.from_60 >= 0.89
+    assert figures.halved is not None
+    assert figures.halved <= 60
+    assert figures.at_end >= 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("latency", [0.005, 0.3, 2.0])
 def test_a_limit_of_one_call_at_a_time_that_halves_is_followed(latency, seed):
     figures = reached(seed, 10, 0.1, latency, ways_differ=False)  # or none could reach 90 %

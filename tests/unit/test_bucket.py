@@ -52,6 +52,23 @@ def test_a_count_of_the_calls_of_a_second_is_told_from_a_bucket_that_holds_a_sec
     assert 48 <= guess.rate <= 52
 
 
+def test_a_count_by_the_clock_lets_twice_as_many_in_where_a_second_ends():
+    bucket = Bucket(0.0)
+    bucket.refused(0.6, 20)
+    for n in range(36):  # sixteen before the clock strikes, and twenty after it
+        bucket.begin(1.6 + n / 40)
+    bucket.refused(2.5, 36)
+    for n in range(200):
+        bucket.begin(3.5 + n / 19)
+    until = 3.5 + 200 / 19
+    for n in range(21):
+        bucket.begin(until + n / 21)
+    bucket.refused(until + 1, 221)
+    guess = bucket.guess()
+    assert guess.agrees
+    assert 19 <= guess.rate <= 21
+
+
 def test_refusals_of_another_limit_are_forgotten():
     bucket = Bucket(0.0)
     now = refused_after(bucket, 0.0, 20.0, 50)
