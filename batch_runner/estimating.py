@@ -32,7 +32,7 @@ from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
-from batch_runner.plan import TRANSIENT, requests
+from batch_runner.plan import TRANSIENT
 from batch_runner.prospect import prospect_of
 from batch_runner.records import RowResult, RowStatus
 from batch_runner.run_options import RunOptions
@@ -158,7 +158,7 @@ def _most(work: Work, rows: list[int]) -> Decimal | None:
     """The most that calling these rows once can cost; None when nothing bounds it."""
     kept = frozenset(rows)
     total = Decimal(0)
-    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    wanted = work.requests()
     for request in (one for one in wanted if one.row in kept):
         bound = work.biller.ceiling(
             request.model, request.input_bound_bytes, request.max_output_tokens
@@ -291,7 +291,7 @@ def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
 
 def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
     """Tokens that the endpoint counts beyond ours; None when it does not count."""
-    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    wanted = work.requests()
     bodies = {request.row: request.body for request in wanted if request.row in counted}
     key = api_key(work.job)
     actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, list(bodies.values()))
