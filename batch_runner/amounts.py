@@ -68,7 +68,7 @@ def dollars_at_most(amount: Decimal | None) -> str:
 
 
 def dollars_at_least(amount: Decimal | None) -> str:
-    """Likewise, rounded down."""
+    """Likewise, rounded down: so are all costs that are known, beside bounds or without any."""
     return "unknown" if amount is None else _dollars(amount, ROUND_DOWN)
 
 

@@ -299,7 +299,7 @@ def _files(paths: Sequence[Path]) -> str:
 def _requests(work: Work) -> Iterator[Request]:
     """What would be sent; where nothing is left, what the first rows ask for all the same."""
     if work.plan.to_send:
-        return requests(work.plan, work.table, work.builder, work.replay.index)
+        return work.requests()
     rows = work.table.rows(columns=work.builder.columns, on_bad=ignore)
     return (built for row in rows if isinstance(built := work.builder.build(row), Request))
 

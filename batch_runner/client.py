@@ -294,7 +294,10 @@ class Client:
         if self._idempotency_header is None:
             return None
         # A definite error gets a new key: some servers replay it under the old one for a day.
-        return {self._idempotency_header: f"{course.request.key.hex()}-{course.edition}"}
+        value = f"{course.request.key.hex()}-{course.edition}"
+        if course.asked.is_enlarged:  # an earlier run may have asked with less room, and been cut
+            value += f"-{course.asked.max_output_tokens}"
+        return {self._idempotency_header: value}
 
     def _settled(
         self, outcome: Completion | Problem, course: Course, slot: Slot, reply: Reply

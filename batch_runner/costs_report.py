@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from batch_runner.amounts import count, decimals, many
+from batch_runner.amounts import count, decimals, dollars_at_least, many
 from batch_runner.costs import CostReport, Group
 from batch_runner.money_view import (
     CAUSES,
     at_most_words,
     bound_words,
     is_whole,
-    known_dollars,
 )
 
 
@@ -118,22 +117,28 @@ def _counts(group: Group) -> dict[str, str]:
 def _money(report: CostReport) -> Iterator[dict[str, str]]:
     """The dollars of each group, and of all: with as many digits as the smallest sum needs.
 
-    What is shown adds up. The total is rounded as a bound must be, and the groups share it: each
-    is off by less than one of the last digit.
+    What is shown adds up. The total is rounded as everywhere, and the groups share it: each is off
+    by less than one of the last digit. Of several groups up to two digits more are shown, so that
+    this stays out of those that a report of one of them has.
     """
     bills = [group.bill for group in report.groups]
     total = report.total.bill
     listed = [bill.listed or _NOTHING for bill in bills]
     failed = [bill.failures for bill in bills]
     above = [bill.bounded - cost for bill, cost in zip(bills, listed, strict=True)]
-    down, up = (ROUND_HALF_EVEN,) * 2 if is_whole(total) else (ROUND_DOWN, ROUND_UP)
-    places = max(decimals(amount, up) for amount in [*listed, *failed, *above])
+    places = max(
+        *(decimals(amount, ROUND_DOWN) for amount in [*listed, *failed]),
+        *(decimals(amount, ROUND_UP) for amount in above),
+    )
+    if len(bills) > 1:
+        exact = max(_exact_places(amount) for amount in [*listed, *failed, *above])
+        places = max(places, min(places + 2, exact))
     unit = Decimal(1).scaleb(-places)
-    cost = sum(listed, _NOTHING).quantize(unit, rounding=down)
-    lost = sum(failed, _NOTHING).quantize(unit, rounding=down)
-    more = total.bounded.quantize(unit, rounding=up) - cost
+    cost = sum(listed, _NOTHING).quantize(unit, rounding=ROUND_DOWN)
+    lost = sum(failed, _NOTHING).quantize(unit, rounding=ROUND_DOWN)
+    above_all = _NOTHING if is_whole(total) else total.bounded.quantize(unit, ROUND_UP) - cost
     columns = [[*shared(whole, parts, unit), whole]
-               for whole, parts in ((cost, listed), (lost, failed), (more, above))]  # fmt: skip
+               for whole, parts in ((cost, listed), (lost, failed), (above_all, above))]  # fmt: skip
     for bill, known, wasted, open_ in zip([*bills, total], *columns, strict=True):
         price = "unknown" if bill.listed is None else f"${known:,.{places}f}"
         most = "no bound" if bill.at_most is None else f"${known + open_:,.{places}f}"
@@ -143,6 +148,11 @@ def _money(report: CostReport) -> Iterator[dict[str, str]]:
             "unknown": f"{bill.unknown_calls:,}" if bill.unknown_calls else "",
             "at most": most if bill.answered or bill.unknown_calls else "",
         }
+
+
+def _exact_places(amount: Decimal) -> int:
+    exponent = amount.normalize().as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0
 
 
 def shared(total: Decimal, parts: Sequence[Decimal], unit: Decimal) -> Iterator[Decimal]:
@@ -164,7 +174,7 @@ def _footnotes(report: CostReport) -> Iterator[str]:
         were = "was of a row" if again == 1 else "were of rows"
         yield f"results: a row has one for each time it was sent; {again:,} {were} sent before"
     if bill.failures:
-        yield f"failed attempts that were billed: {known_dollars(bill, bill.failures)}, in the cost"
+        yield f"failed attempts that were billed: {dollars_at_least(bill.failures)}, in the cost"
     if bill.unknown_calls:
         causes = ", ".join(f"{n:,} {CAUSES[cause]}" for cause, n in sorted(bill.unknown.items()))
         most = at_most_words(None if bill.unbounded else bill.unknown_at_most)
@@ -176,8 +186,8 @@ def _footnotes(report: CostReport) -> Iterator[str]:
         yield f"in all: {bound_words(bill)}"
     for tier, one in sorted(report.total.cheaper.items()):
         yield (
-            f"in the {tier} tier these calls would have cost {known_dollars(bill, one.usd)} "
-            f"instead of {known_dollars(bill, one.instead_of)}"
+            f"in the {tier} tier these calls would have cost {dollars_at_least(one.usd)} "
+            f"instead of {dollars_at_least(one.instead_of)}"
         )
     for doubt, number in sorted(bill.doubts.items()):
         yield f"{many(number, 'call')}: {doubt}"

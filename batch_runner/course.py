@@ -48,8 +48,6 @@ class Course:
     """Counts what makes a repeat a new request to an endpoint that knows idempotency keys."""
     corrections: int = 0
     """Repeats because the answer did not fit its schema."""
-    enlarged: bool = False
-    """Repeated with a larger max_output_tokens."""
     response_id: str | None = None
     """A background response being made: it is asked for, never asked anew."""
     fallback: Said | None = None

@@ -20,14 +20,34 @@ _LONGEST_MODEL = 60
 
 def request_drift(manifest: Manifest, job: JobSpec) -> str:
     """In words, what the job would ask otherwise than the last run did; nothing if it would not."""
-    now, kept = fingerprint(job), manifest.extra.get(KEPT) or {}
-    if now in (manifest.fingerprint, kept.get("fingerprint")):
+    if _asks_the_same(manifest, job):
         return ""
-    was = manifest.job.get("model")
-    if was not in (None, job.model):
-        names = [one_line(name, _LONGEST_MODEL) for name in (str(was), job.model)]
+    if (names := _other_models(manifest, job)) is not None:
         return f"the model was {names[0]}, and is {names[1]} now"
     return "the prompt or its parameters have changed"
+
+
+def asked_by_flags(manifest: Manifest, alone: JobSpec) -> str:
+    """In words, what the last run asked by its flags and the job alone does not; nothing without such."""
+    if _asks_the_same(manifest, alone):
+        return ""
+    said = "as the flags of the last run say"
+    if (names := _other_models(manifest, alone)) is not None:
+        return f"{names[0]}, {said}; the job alone asks {names[1]}"
+    return f"{said}; the job alone has another prompt or other parameters"
+
+
+def _asks_the_same(manifest: Manifest, job: JobSpec) -> bool:
+    kept = manifest.extra.get(KEPT) or {}
+    return fingerprint(job) in (manifest.fingerprint, kept.get("fingerprint"))
+
+
+def _other_models(manifest: Manifest, job: JobSpec) -> list[str] | None:
+    """That of the last run and that of the job, if they are two."""
+    was = manifest.job.get("model")
+    if was in (None, job.model):
+        return None
+    return [one_line(name, _LONGEST_MODEL) for name in (str(was), job.model)]
 
 
 def is_other_input(manifest: Manifest, outset: Outset | None, job: JobSpec | None) -> bool:

@@ -43,7 +43,7 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         yield f"         estimate --sample {SAMPLE} runs {SAMPLE} real rows (and keeps them) for a likely range"
     for note in found.notes:
         yield f"note     {note}"
-    yield from (f"limit    {words}" for words in _limits(found))
+    yield from _limits(found)
     if found.refusal is not None:
         yield f"next     a run would refuse to start: {found.refusal}"
         yield from [f"         {found.refusal.hint}"] * bool(found.refusal.hint)
@@ -52,19 +52,31 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
 
 
 def _limits(found: Estimate) -> Iterator[str]:
-    """The one that the job has, and one that does no harm."""
-    limit = found.max_cost
+    """The one that the job has, one that does no harm, and what either does."""
+    limit, room = found.max_cost, found.max_cost_with_room
+    leaves = "leaves room: likely it is not reached, and no call waits for it"
     if limit is not None:
-        is_kept = None not in found.models.values() or not found.to_send
-        keeps = "stops a run before it spends more" if is_kept else "cannot be kept without a price"
-        yield f"max_cost {dollars(limit)} {keeps}"
-    room = found.max_cost_with_room
+        has_room = f", and {leaves}" if room and limit >= room else ""
+        yield f"limit    max_cost {dollars(limit)} {_kept(found)}{has_room}"
     if room and (limit is None or limit < room):
         typed = dollars_at_most(room).lstrip("$").replace(",", "")
+        yield f"limit    --max-cost {typed} {leaves}"
+    each, calls = found.set_aside_each, found.calls_in_flight
+    if each and (room or limit is not None):
+        all_of_them = f" ({dollars_at_most(found.set_aside)} for {calls:,})" if calls > 1 else ""
         yield (
-            f"--max-cost {typed} leaves room: likely it is not reached, and no call waits for it "
-            f"({dollars(found.set_aside)} of it is set aside for calls in flight)"
+            f"         each call in flight sets {dollars_at_most(each)} aside{all_of_them}: "
+            "reckoned with a token for each byte sent, more than the total counts"
         )
+
+
+def _kept(found: Estimate) -> str:
+    """How a run keeps to the limit of the job."""
+    if found.to_send and None in found.models.values():
+        return "cannot be kept without a price"
+    if found.set_aside_each is None:
+        return "ends a run; as nothing bounds what a call costs, those in flight may pass it"
+    return "stops a run before it spends more"
 
 
 def sample_question(found: Estimate, sample: int, most: Decimal | None) -> str:
@@ -99,7 +111,8 @@ def _ceilings(found: Estimate) -> Iterator[str]:
     cap = "no upper bound: request.max_output_tokens is not set"
     yield f"output   {cap if out is None else f'at most {count(out)} tokens, by max_output_tokens'}"
     if any(found.models.values()):
-        yield f"total    {at_most_words(ceiling.usd_at_most)}"
+        asked_once = ", with one call for each row" if ceiling.usd_at_most else ""
+        yield f"total    {at_most_words(ceiling.usd_at_most)}{asked_once}"
 
 
 def _how_counted(found: Estimate) -> str:
@@ -207,6 +220,7 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         },
         "max_cost": _number(found.max_cost),
         "max_cost_with_room": _number(found.max_cost_with_room),
+        "max_cost_set_aside_each": _number(found.set_aside_each),
         "sample": None if sample is None else _sample_json(sample),
         "usd_as_remembered": _projection_json(found.usd_as_remembered),
         "remembered_sample": None if found.remembered is None else found.remembered.to_json(),

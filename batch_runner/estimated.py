@@ -65,8 +65,10 @@ class Estimate:
     overhead_source: str
     uncounted: frozenset[str]
     max_cost: Decimal | None
-    set_aside: Decimal | None
-    """By a limit on the cost, at most, while as many calls are in flight as the job allows."""
+    set_aside_each: Decimal | None
+    """By a limit on the cost, at most, for a call in flight; None: no bound, or no price."""
+    calls_in_flight: int
+    """At most."""
     sample: Sample | None = None
     remembered: Expectation | None = None
     """What an earlier sample said of the same prompt."""
@@ -93,6 +95,12 @@ class Estimate:
         if self.sample is not None or self.remembered is None or not self.to_send:
             return None
         return self.remembered.total(self.to_send)
+
+    @property
+    def set_aside(self) -> Decimal | None:
+        """While as many calls are in flight as the job allows."""
+        each = self.set_aside_each
+        return None if each is None else each * self.calls_in_flight
 
     @property
     def max_cost_with_room(self) -> Decimal | None:

@@ -32,7 +32,7 @@ from batch_runner.guard import refusal
 from batch_runner.job import JobSpec
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
-from batch_runner.plan import TRANSIENT, requests
+from batch_runner.plan import TRANSIENT
 from batch_runner.prospect import prospect_of
 from batch_runner.records import RowResult, RowStatus
 from batch_runner.run_options import RunOptions
@@ -111,7 +111,8 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
         overhead_source=ASSUMED,
         uncounted=frozenset(survey.uncounted),
         max_cost=job.limits.max_cost,
-        set_aside=survey.set_aside(work.biller, calls=job.limits.concurrency.maximum),
+        set_aside_each=survey.set_aside(work.biller),
+        calls_in_flight=min(job.limits.concurrency.maximum, len(survey.counts)),
         remembered=recall(job.run_path, fingerprint=fingerprint(job)),
         refusal=refusal(work),
         notes=tuple(filter(None, (*work.warnings, other_endpoints(work)))),
@@ -158,7 +159,7 @@ def _most(work: Work, rows: list[int]) -> Decimal | None:
     """The most that calling these rows once can cost; None when nothing bounds it."""
     kept = frozenset(rows)
     total = Decimal(0)
-    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    wanted = work.requests()
     for request in (one for one in wanted if one.row in kept):
         bound = work.biller.ceiling(
             request.model, request.input_bound_bytes, request.max_output_tokens
@@ -291,7 +292,7 @@ def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
 
 def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
     """Tokens that the endpoint counts beyond ours; None when it does not count."""
-    wanted = requests(work.plan, work.table, work.builder, work.replay.index)
+    wanted = work.requests()
     bodies = {request.row: request.body for request in wanted if request.row in counted}
     key = api_key(work.job)
     actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, list(bodies.values()))

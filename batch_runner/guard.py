@@ -19,7 +19,7 @@ from batch_runner.emptied import check_records_are_readable
 from batch_runner.errors import ChangedRowsError, UsageError
 from batch_runner.job import JobSpec
 from batch_runner.output_place import check_writable
-from batch_runner.plan import Plan, requests
+from batch_runner.plan import Plan
 from batch_runner.spending import check_prices
 from batch_runner.transport import find_route
 from batch_runner.work import Work
@@ -47,7 +47,7 @@ def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_
 
 def check_budget(work: Work) -> bool:
     """Whether something bounds each call. Raises UsageError for a max_cost that cannot be kept."""
-    to_send = requests(work.plan, work.table, work.builder, work.replay.index)
+    to_send = work.requests()
     # Rows built from one template differ in what only reading all of them shows, if they do at all.
     sample = islice(to_send, 1) if work.builder.is_uniform else to_send
     return check_prices(sample, work.biller, origin=work.job.origin)

@@ -152,12 +152,8 @@ def _figures(summary: RunSummary, findings: Findings) -> list[tuple[str, str, st
     ok = summary.statuses[RowStatus.OK]
     least, most = bounds(bill)
     cost = ("Cost, at least", least, f"at most {most}" if most else "no upper bound")
-    if bill.at_least is not None and bill.at_least == bill.at_most:
-        cost = (
-            "Cost",
-            least,
-            "all of it known" if is_whole(bill) else "no call can have cost more",
-        )
+    if is_whole(bill):
+        cost = ("Cost", least, "all of it known")
     finished = sum(course.rows for course in findings.courses)
     seconds = sum(course.seconds for course in findings.courses)
     quantiles = findings.latencies.quantiles()

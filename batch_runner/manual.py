@@ -31,6 +31,8 @@ A request names its fault itself, by the model ("fault:429") or by a marker in i
 script (.toml or .json), rules in order, the first that matches; without `match` a rule is for all:
   [settings]                           # names and values: curl http://127.0.0.1:8081/admin/stats
   latency_seconds = 0.2                # --latency wins
+  input_price = 0.25                   # dollars per million tokens, for the ledger
+  output_price = 2
   [[rules]]
   match = { model = "gpt-*", every = 10 }
   fault = "429:1"
@@ -50,7 +52,8 @@ ledger (--ledger FILE), JSON lines; each call has a number `n` and two lines, `e
   B  a whole request came: at (Unix time), key (a digest of its body: calls that ask for the very
      same have the same), model, attempt and idempotency_key (headers), response_id
   R  how it ended: status (null: no whole reply went out), billed (the provider worked, whoever got
-     to know), usage_delivered (the client was told what it used), usage, dollars, replayed
+     to know), usage_delivered (the client was told what it used), usage, replayed, dollars (null
+     where the script gives no input_price and output_price)
   D  a poll has told the usage of a background response
 No R: still in flight, or the server died. The response_id of B is the column llm_response_id
 (output.columns = "full"); its key finds the other calls for that row, those that failed too.

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from batch_runner.amounts import dollars, dollars_at_least, dollars_at_most, many, share
+from batch_runner.amounts import dollars_at_least, dollars_at_most, many, share
 from batch_runner.bill import Bill
 from batch_runner.records import UnknownBilling
 
@@ -29,8 +29,8 @@ def cost_view(summary: "RunSummary", findings: "Findings") -> Mapping[str, Any]:
     least, most = bounds(bill)
     failed_calls = bill.answered - findings.answered_calls
     lines = [
-        ("Answers", findings.answered_calls, known_dollars(bill, bill.answers)),
-        ("Failed attempts with reported usage", failed_calls, known_dollars(bill, bill.failures)),
+        ("Answers", findings.answered_calls, dollars_at_least(bill.answers)),
+        ("Failed attempts with reported usage", failed_calls, dollars_at_least(bill.failures)),
     ]
     if bill.listed is None:
         lines = [(name, calls, "unknown" if calls else "") for name, calls, _ in lines]
@@ -66,9 +66,9 @@ def cost_in_words(bill: Bill) -> str:
     words = bound_words(bill)
     if is_whole(bill):
         return f"{words}, with nothing unknown about it."
-    if bill.at_least == bill.at_most is not None:
-        return f"{words}. Not every call told all that it used, but none can have cost more."
     start = f"The cost is {words}" if words.startswith("unknown") else words[0].upper() + words[1:]
+    if bill.at_least == bill.at_most is not None:
+        return f"{start}. Not every call told all that it used, but none can have cost more."
     if bill.at_most is None:
         return f"{start}: {'; '.join(_why_unbounded(bill))}."
     return start + (
@@ -79,17 +79,12 @@ def cost_in_words(bill: Bill) -> str:
 def bound_words(bill: Bill) -> str:
     """`$8.43` where all is known; else `at least $8.54, at most $8.56`. A bound of zero says nothing."""
     least, most = bounds(bill)
-    if bill.at_least == bill.at_most is not None:
+    if least == most:
         return least
     upper = NO_BOUND if most is None else f"at most {most}"
     if bill.at_least:
         return f"at least {least}, {upper}"
     return upper if bill.at_least is not None and most is not None else f"unknown, {upper}"
-
-
-def known_dollars(bill: Bill, amount: Decimal | None) -> str:
-    """A part of what a bill knows: beside bounds it is rounded as the lower one is."""
-    return dollars(amount) if is_whole(bill) else dollars_at_least(amount)
 
 
 NO_BOUND = "no upper bound"
@@ -131,10 +126,12 @@ def _part(name: str, tokens: int | None, whole: int) -> tuple[str, str, str, str
 
 
 def bounds(bill: Bill) -> tuple[str, str | None]:
-    """At least, at most: rounded away from each other, so that the truth stays between them."""
+    """At least, at most: rounded away from each other, so that the truth stays between them.
+
+    What is known is rounded down also where that is all: a run that told everything costs the same
+    beside one that did not.
+    """
+    least = dollars_at_least(bill.at_least)
     if is_whole(bill):
-        return dollars(bill.at_least), dollars(bill.at_most)
-    if bill.at_least is not None and bill.at_least == bill.at_most:
-        return dollars_at_most(bill.at_least), dollars_at_most(bill.at_most)
-    most = None if bill.at_most is None else dollars_at_most(bill.at_most)
-    return dollars_at_least(bill.at_least), most
+        return least, least
+    return least, None if bill.at_most is None else dollars_at_most(bill.at_most)

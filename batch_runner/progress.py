@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 
 import anyio
 
-from batch_runner.amounts import count, dollars, duration, pace, percent
+from batch_runner.amounts import count, dollars_at_least, duration, pace, percent
 
 
 HEARTBEAT_SECONDS = 60.0
@@ -155,7 +155,7 @@ class Bar:
             *([f"{duration(eta)} left"] if has_pace and eta else []),
             *([pace(snapshot.rows_per_second)] if has_pace else []),
             *([f"{snapshot.failed:,} failed"] if snapshot.failed else []),
-            *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
+            *([dollars_at_least(snapshot.cost)] if snapshot.cost is not None else []),
             f"{snapshot.in_flight} in flight",
             *([f"{count(snapshot.tokens_per_second)} tok/s"] if has_pace else []),
         ]
@@ -199,7 +199,7 @@ def heartbeat(snapshot: Snapshot) -> str:
         f"ok {snapshot.ok:,} failed {snapshot.failed:,}",
         f"in flight {snapshot.in_flight} (oldest {oldest}, limit {snapshot.limit})",
         f"{pace(snapshot.rows_per_second)} {count(snapshot.tokens_per_second)} tok/s",
-        *([dollars(snapshot.cost)] if snapshot.cost is not None else []),
+        *([dollars_at_least(snapshot.cost)] if snapshot.cost is not None else []),
         *([f"eta {duration(eta)}"] if eta is not None else []),
     ]
     return "  ".join(words)

@@ -11,7 +11,7 @@ from batch_runner.structured import AnswerSchema, flaw_of
 
 
 MORE_ROOM = 4
-"""`on_incomplete = "retry"` multiplies max_output_tokens by this, once."""
+"""`on_incomplete = "retry"` multiplies the cap that cut an answer off by this, once a run."""
 MOST_CORRECTIONS = 2
 """Repeats of a row because its answer did not fit; apart from every other budget."""
 
@@ -39,12 +39,11 @@ class Reasking:
             if course.corrections >= MOST_CORRECTIONS:
                 return None
             course.corrections += 1
-            base = course.asked if course.enlarged else course.request
+            base = course.asked if course.asked.is_enlarged else course.request
             return with_correction(base, ending.message or "")
         wanted = self.on_incomplete is IncompletePolicy.RETRY
-        if wanted and not course.enlarged and ending.code == ErrorCode.MAX_OUTPUT_TOKENS:
-            course.enlarged = True
-            return with_more_room(course.asked)
+        if wanted and not course.asked.is_enlarged and ending.code == ErrorCode.MAX_OUTPUT_TOKENS:
+            return with_more_room(course.asked, than=course.asked.max_output_tokens)
         return None
 
 
@@ -63,13 +62,13 @@ def with_correction(request: Request, flaw: str) -> Request:
     return replace(request, body=_encoded(body))
 
 
-def with_more_room(request: Request) -> Request | None:
-    """The request with `MORE_ROOM` times the tokens; None when it sets no limit to raise."""
-    if request.max_output_tokens is None:
+def with_more_room(request: Request, *, than: int | None) -> Request | None:
+    """The request with `MORE_ROOM` times the tokens at which it was cut; None without such a cap."""
+    if than is None:
         return None
-    room = request.max_output_tokens * MORE_ROOM
+    room = than * MORE_ROOM
     body = {**json.loads(request.body), "max_output_tokens": room}
-    return replace(request, body=_encoded(body), max_output_tokens=room)
+    return replace(request, body=_encoded(body), max_output_tokens=room, is_enlarged=True)
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

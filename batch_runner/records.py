@@ -111,6 +111,8 @@ class Request:
     max_output_tokens: int | None
     label: str | None = None
     """The row's own name (`input.key`), for messages and reports."""
+    is_enlarged: bool = False
+    """With more room than the row asks for: an answer was cut off before."""
 
     @property
     def input_bound_bytes(self) -> int | None:

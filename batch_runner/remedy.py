@@ -104,7 +104,7 @@ _REMEDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("--set", "prompt.missing=skip"),
     ),
     ErrorCode.MAX_OUTPUT_TOKENS: (
-        "cut off at the cap; ask once more with a larger one",
+        "cut off at the cap; ask once more, with four times the room",
         "retry",
         (*_INCLUDE, "--set", "retry.on_incomplete=retry"),
     ),

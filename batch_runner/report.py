@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from batch_runner.amounts import duration, many, pace, tokens_in_words
+from batch_runner.amounts import dollars_at_least, duration, many, pace, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
-from batch_runner.money_view import at_most_words, bound_words, known_dollars
+from batch_runner.money_view import at_most_words, bound_words
 from batch_runner.printable import one_line
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import all_pass, command, remedy, way_out
@@ -185,7 +185,7 @@ def _cost(model: str, bill: Bill) -> str:
             "shows how to give one)"
         )
     elif bill.answered:
-        known = f"{known_dollars(bill, bill.answers)} at list price"
+        known = f"{dollars_at_least(bill.answers)} at list price"
     else:
         known = (
             "no call told what it used"
@@ -194,15 +194,16 @@ def _cost(model: str, bill: Bill) -> str:
         )
     extras = []
     if bill.failures:
-        extras.append(f"+{known_dollars(bill, bill.failures)} failed attempts")
+        extras.append(f"+{dollars_at_least(bill.failures)} failed attempts")
     if bill.unpriced and bill.at_least is not None:
         extras.append(f"{many(bill.unpriced, 'call')} without a price")
     if bill.unknown_calls:
         most = at_most_words(None if bill.unbounded else bill.unknown_at_most)
         extras.append(f"{many(bill.unknown_calls, 'attempt')} of unknown billing, {most}")
     words = known + (f" ({'; '.join(extras)})" if extras else "")
-    has_range = bill.at_least and bill.at_most not in (None, bill.at_least)
-    return f"{words}: {bound_words(bill)}" if has_range else words
+    if bill.at_least and bill.at_most not in (None, bill.at_least):
+        return f"{words}: {bound_words(bill)}"
+    return f"{words}: {bound_words(bill)} in all" if bill.failures and bill.at_most else words
 
 
 def failed_name(statuses: Counter[RowStatus]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batch_runner.amounts import dollars, duration, many
+from batch_runner.amounts import dollars_at_least, duration, many
 from batch_runner.asked import Asked
 from batch_runner.bill import Bill
 from batch_runner.findings import Findings, Sample
@@ -43,7 +43,7 @@ class RowViews:
         latency = sample.latency_seconds
         facts = [
             *([duration(latency)] if latency is not None else []),
-            *([dollars(sample.cost)] if sample.cost else []),
+            *([dollars_at_least(sample.cost)] if sample.cost else []),
             *([many(sample.attempts, "attempt")] if sample.attempts > 1 else []),
             *([many(sample.output_tokens, "token")] if sample.output_tokens is not None else []),
         ]

@@ -31,7 +31,9 @@ class RunPlace:
     invocation: str | None = None
     """What to type behind a command to mean the last run, else the job; None where nobody knows."""
     today: JobSpec | None = None
-    """The job as it is described now, where that is at hand."""
+    """The job as it is described now, with the flags of its last run, where that is at hand."""
+    alone: JobSpec | None = None
+    """Likewise, but without those flags."""
     moved_on: str = ""
     """Why there is no such job any more that writes here, in words."""
 

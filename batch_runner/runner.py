@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 
+from batch_runner.amounts import many
 from batch_runner.api_key import api_key, key_source
 from batch_runner.bequest import leave_plan
 from batch_runner.budget import Budget
@@ -27,9 +28,10 @@ from batch_runner.news import endings_to_send
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import UNSENDABLE, Plan, requests, unfinished
+from batch_runner.plan import UNSENDABLE, Plan, unfinished
 from batch_runner.progress import Display, Snapshot, display_for
 from batch_runner.prospect import prospect_of
+from batch_runner.reask import MORE_ROOM
 from batch_runner.records import RowStatus
 from batch_runner.run_options import OnChange, RunOptions
 from batch_runner.spending import budget_in_words
@@ -124,6 +126,11 @@ def _settle(work: Work, options: RunOptions) -> None:
     extra = {"event": "plan", "fields": work.prospect.to_json()}
     anew = "; nothing is reused, as --fresh says" if options.fresh else ""
     log.info("%s: %s%s", work.job.name, work.prospect.words(), anew, extra=extra)
+    if cut := work.cut_before:
+        log.info(
+            "%s cut off before: asked with %d times the max_output_tokens that cut them off",
+            many(cut, "row"), MORE_ROOM, extra={"event": "more_room"},
+        )  # fmt: skip
     if work.plan.to_send:
         _note_parameters(work.job)
 
@@ -162,7 +169,7 @@ def _dispatch(
     log.info("%s at %s, %s", job.model_in_words, url, key_source(job, key), extra=extra)
     return Dispatch(
         job=job,
-        requests=requests(work.plan, work.table, work.builder, work.replay.index),
+        requests=work.requests(),
         to_send=work.plan.to_send,
         done_before=_done_before(work),
         key=key,

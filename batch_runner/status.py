@@ -9,7 +9,7 @@ from typing import Any
 
 from batch_runner.amounts import duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
-from batch_runner.drift import is_other_input, request_drift
+from batch_runner.drift import asked_by_flags, is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import DamagedManifest, Holder, Manifest, damage_in_words, is_locked
@@ -56,7 +56,11 @@ class Status:
     """Whether the last run did; None when there was none."""
     input_changed: bool = False
     request_changed: str = ""
-    """In words, what the job of today asks otherwise than the last run did."""
+    """In words, what the job of today asks otherwise than the last run did, with the same flags."""
+    asked_by_flags: str = ""
+    """In words, what the flags of the last run asked that the job alone does not."""
+    alone: str | None = None
+    """What to type behind a command to mean the job without them."""
     moved_on: str = ""
     """Why no job of today writes here any more, in words."""
     today: str | None = None
@@ -167,6 +171,10 @@ class Status:
             if self.today is not None:
                 run = command("run", self.today)
                 yield f"           to see what would be sent     -> {run} --dry-run"
+        elif self.asked_by_flags and self.alone is not None:
+            yield f"  asked    {self.asked_by_flags}"
+            run = command("run", self.alone)
+            yield f"           to see what that would send     -> {run} --dry-run"
 
     def _rows(self) -> Iterator[str]:
         """How they stand, and what to do about those without a full answer."""
@@ -285,9 +293,14 @@ def read_status(
     gauge.read(is_running=holder is not None)
     now = wall_clock()
     outset, manifest, endings, job = gauge.outset, gauge.manifest, gauge.endings, place.today
+    invocation, drift, flags = _invocation(place, manifest), "", ""
+    # Of a run that has begun since with other flags nobody has read the job with those.
+    if manifest is not None and job is not None and invocation == place.invocation:
+        drift = request_drift(manifest, job)
+        flags = asked_by_flags(manifest, place.alone) if place.alone and not drift else ""
     return Status(
         job=place.job,
-        invocation=_invocation(place, manifest),
+        invocation=invocation,
         rows=outset.rows if outset else None,
         endings=endings,
         sharing=outset.sharing if outset else 0,
@@ -297,7 +310,9 @@ def read_status(
         holder=holder,
         ended_in_order=gauge.ended_in_order,
         input_changed=manifest is not None and is_other_input(manifest, outset, job),
-        request_changed="" if manifest is None or job is None else request_drift(manifest, job),
+        request_changed=drift,
+        asked_by_flags=flags,
+        alone=None if place.alone is None else place.alone.invocation,
         moved_on=place.moved_on,
         today=None if job is None else job.invocation,
         damaged=gauge.damaged,

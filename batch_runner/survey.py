@@ -100,13 +100,13 @@ class Survey:
         most = [self.ceiling(prices, kinds={kind: 1}).usd_at_most for kind in dearest.values()]
         return None if None in most else max(filter(None, most), default=Decimal(0))
 
-    def set_aside(self, biller: Biller, *, calls: int) -> Decimal | None:
-        """What `max_cost` sets aside at most for so many in flight; None: no bound, or no price."""
+    def set_aside(self, biller: Biller) -> Decimal | None:
+        """What `max_cost` sets aside at most for a call in flight; None: no bound, or no price."""
         sizes = self.longest.items()
         most = [biller.ceiling(model, size, cap) for (model, cap), size in sizes]
         if None in most or not self.is_bounded:
             return None
-        return max(filter(None, most), default=Decimal(0)) * min(calls, len(self.counts))
+        return max(filter(None, most), default=Decimal(0))
 
     def ceiling(
         self,

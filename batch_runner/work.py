@@ -1,8 +1,9 @@
 """A job with everything opened that its commands share, and what its manifest keeps of it."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from batch_runner.columns import OutputColumns
 from batch_runner.disk import identity_of
 from batch_runner.fingerprint import fingerprint
 from batch_runner.grown import digests_of
-from batch_runner.job import COMMAND_LINE, JobSpec
+from batch_runner.job import COMMAND_LINE, IncompletePolicy, JobSpec
 from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
 from batch_runner.kept import KeptRows, write_kept
 from batch_runner.output_place import is_ours
 from batch_runner.outset import MARK, Outset, outset_of
-from batch_runner.plan import Dedupe, Plan
+from batch_runner.plan import Dedupe, Plan, requests
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
 from batch_runner.prospect import Prospect
+from batch_runner.reask import with_more_room
+from batch_runner.records import ErrorCode, Request
 from batch_runner.shortcut import Shortcut
 from batch_runner.structured import AnswerSchema
 from batch_runner.tables import Table
@@ -77,6 +80,34 @@ class Work:
     @property
     def prices(self) -> PriceBook:
         return self.biller.prices
+
+    def requests(self) -> Iterator[Request]:
+        """The requests to send, in input order; of rows that were cut off before with more room.
+
+        Reads the input a second time, and raises as `plan.requests` does.
+        """
+        found = requests(self.plan, self.table, self.builder, self.replay.index)
+        return map(self._with_room, found) if self._gives_room else found
+
+    @property
+    def cut_before(self) -> int:
+        """How many rows to send were cut off at a cap before, and begin with a higher one."""
+        if not self._gives_room:
+            return 0
+        sent = self.replay.index.endings(compress(self.plan.entries, self.plan.wanted))
+        return sum(n for (_, code), n in sent.items() if code == ErrorCode.MAX_OUTPUT_TOKENS)
+
+    @property
+    def _gives_room(self) -> bool:
+        return self.job.retry.on_incomplete is IncompletePolicy.RETRY
+
+    def _with_room(self, request: Request) -> Request:
+        """The cap that cut the last answer off would cut the next one off, too, and be paid for."""
+        entry = self.replay.find(request.key)
+        if entry is None or entry.code != ErrorCode.MAX_OUTPUT_TOKENS:
+            return request
+        told = self.replay.told(entry, with_reply=False) or {}
+        return with_more_room(request, than=told.get("max_output_tokens")) or request
 
     @property
     def same_prompt(self) -> bool:

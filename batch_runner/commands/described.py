@@ -64,7 +64,7 @@ def _meant(arguments: argparse.Namespace) -> Meant:
     typed, command = Invocation.of(arguments), arguments.command
     author = author_named(typed, command=command)
     if author is None:
-        over = _of_last_run(typed, command) if command == "report" else typed
+        over = _of_last_run(typed, command) if command in ("report", "status") else typed
         return Meant(invocation=over, over=over)
     meant = taken_up(author, typed, command=command)
     try:
@@ -80,7 +80,7 @@ def _meant(arguments: argparse.Namespace) -> Meant:
 
 
 def _of_last_run(typed: Invocation, command: str) -> Invocation:
-    """For a job file named alone: with the flags of its last run, of which `status` tells, too.
+    """For a job file named alone: with the flags of its last run, which is what is told of.
 
     Prices are those of today: what that run was told of them is kept elsewhere.
     """
@@ -101,7 +101,7 @@ def _of_last_run(typed: Invocation, command: str) -> Invocation:
     return before if is_same_place(again.run_path, job.run_path) else typed
 
 
-def job_today(arguments: argparse.Namespace) -> JobSpec | None:
+def job_alone(arguments: argparse.Namespace) -> JobSpec | None:
     """The job as it is typed, without what its last run was told; None where no job is named."""
     typed, command = Invocation.of(arguments), arguments.command
     if author_named(typed, command=command) is not None:

@@ -54,7 +54,6 @@ def _codes(text: str) -> frozenset[str]:
 def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
     from batch_runner import runner
     from batch_runner.announce import announced
-    from batch_runner.remedy import command
     from batch_runner.report import summary_lines
 
     quiet = arguments.quiet
@@ -77,9 +76,8 @@ def _run_rows(arguments: argparse.Namespace, wanted: Wanted) -> int:
         print_json(summary.to_json())
     elif not (quiet or options.dry_run) and local_stays_needed(arguments):
         log.info(
-            "note: these are answers of the local model: %s and status tell of them; "
-            "run, check and export see them only with --local",
-            command("report", summary.invocation),
+            "note: these are answers of the small local model: status and report show them; run, "
+            "check and export take their rows for rows still to send, unless --local is given",
             extra={"event": "note"},
         )
     return summary.exit_code

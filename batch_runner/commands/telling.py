@@ -12,7 +12,7 @@ from batch_runner.commands.author import MovedOnError
 from batch_runner.commands.described import (
     described_job,
     is_batch_output,
-    job_today,
+    job_alone,
     other_target,
 )
 from batch_runner.commands.stdout import print_json, print_lines
@@ -71,7 +71,7 @@ def _as_of_today(place: "RunPlace", arguments: argparse.Namespace) -> "RunPlace"
     What a job that writes elsewhere today, or is gone, would do here must not be advised.
     """
     if place.today is not None:
-        return place
+        return replace(place, alone=job_alone(arguments))
     try:
         with described_job(arguments) as job:
             return replace(place, today=job)
@@ -101,7 +101,7 @@ def report(arguments: argparse.Namespace) -> int:
     with described_job(arguments) as job, open_work(job) as work:
         findings = gather(work)
         summary = standing(work, findings)
-        if note := _since_last_run(work, job_today(arguments)):
+        if note := _since_last_run(work, job_alone(arguments)):
             summary.warnings.insert(0, note)
         if target is not None:
             from batch_runner.html_report import write_report
@@ -115,17 +115,20 @@ def report(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _since_last_run(work: "Work", today: "JobSpec | None") -> str:
-    """What `status` says, too: what the job named alone would ask otherwise than its last run did."""
+def _since_last_run(work: "Work", alone: "JobSpec | None") -> str:
+    """What `status` says, too: what the job would ask otherwise than its last run did."""
     from batch_runner.changes import other_model
-    from batch_runner.drift import request_drift
+    from batch_runner.drift import asked_by_flags, request_drift
     from batch_runner.remedy import command
 
-    if work.before is None or today is None or other_model(work):
+    if work.before is None or alone is None or other_model(work):
         return ""
-    drift = request_drift(work.before, today)
-    dry_run = command("run", today.invocation, "--dry-run")
-    return drift and f"since the last run: {drift}; to see what would be sent: {dry_run}"
+    if drift := request_drift(work.before, work.job):
+        dry_run = command("run", work.job.invocation, "--dry-run")
+        return f"since the last run: {drift}; to see what would be sent: {dry_run}"
+    flags = asked_by_flags(work.before, alone)
+    dry_run = command("run", alone.invocation, "--dry-run")
+    return flags and f"asked {flags}; to see what that would send: {dry_run}"
 
 
 def _report_batch(arguments: argparse.Namespace) -> int:

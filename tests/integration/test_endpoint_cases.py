@@ -552,6 +552,54 @@ def test_a_cut_answer_stands_when_more_room_is_refused(ask, fault_server):
     assert rows[0]["llm_output"]
 
 
+RETRY = ("retry", "o.csv", "--include", "incomplete", "--set", "retry.on_incomplete=retry")
+
+
+def test_a_row_known_to_have_been_cut_is_not_paid_for_at_that_cap_again(
+    ask, main_cli, fault_server
+):
+    fault_server.misbehave("incomplete")
+    ran, _ = ask(fault_server.url, ("one", "two"), settings={"request.max_output_tokens": 50})
+    assert ran.code == 3
+    again = main_cli(*RETRY)
+    assert "2 rows cut off before: asked with 4 times" in again.err
+    main_cli(*RETRY)
+    caps = [json.loads(seen.body)["max_output_tokens"] for seen in fault_server.seen]
+    assert caps == [50, 50, 200, 200, 800, 800], "one call a row and run, each with more room"
+
+
+def test_the_money_set_aside_for_a_cut_row_is_that_of_its_larger_cap(ask, main_cli, fault_server):
+    settings = {"request.max_output_tokens": 1000}
+    fault_server.misbehave("incomplete", next=1)
+    ask(fault_server.url, settings={**settings, 'prices."m1"': "{input = 0, output = 10}"})
+    tight = main_cli(*RETRY, "--max-cost", "0.039")
+    assert tight.code == 4
+    assert "less than one call may cost: $0.0400" in tight.err
+    assert main_cli(*RETRY, "--max-cost", "0.04").code == 0
+
+
+def test_a_cut_answer_stands_when_the_room_of_a_retry_is_refused(
+    ask, main_cli, fault_server, tmp_path
+):
+    fault_server.misbehave("incomplete", next=1)
+    ask(fault_server.url, settings={"request.max_output_tokens": 50})
+    before = (tmp_path / "o.csv").read_text()
+    fault_server.misbehave("400")
+    assert main_cli(*RETRY).code == 3
+    assert (tmp_path / "o.csv").read_text() == before
+
+
+def test_more_room_is_no_repeat_to_an_endpoint_that_knows_idempotency_keys(
+    ask, main_cli, fault_server
+):
+    fault_server.change(idempotency="honour")
+    fault_server.misbehave("incomplete", next=1)
+    header = {"endpoint.idempotency_header": "Idempotency-Key"}
+    ask(fault_server.url, settings={"request.max_output_tokens": 50, **header})
+    ran = main_cli(*RETRY)
+    assert (ran.code, fault_server.ledger.totals.replayed) == (0, 0), ran.err
+
+
 # Streams
 
 

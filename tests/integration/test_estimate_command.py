@@ -77,7 +77,9 @@ def test_the_limit_that_an_estimate_names_is_neither_reached_nor_waited_for(
     [named] = re.findall(r"--max-cost (\S+) leaves room", told.out)
     again = json.loads(main_cli("estimate", "job.toml", "--json").out)
     assert again["max_cost_with_room"] == pytest.approx(float(named), rel=0.2), "as remembered"
-    assert "leaves room" not in main_cli("estimate", "job.toml", "--max-cost", "9").out
+    ample = main_cli("estimate", "job.toml", "--max-cost", "9").out
+    assert "max_cost $9.00 stops a run before it spends more, and leaves room" in ample
+    assert "--max-cost" not in ample.partition("next ")[0], "no other is needed"
     server.change(latency_seconds=0.05)
     ran = main_cli("run", "job.toml", "--max-cost", named)
     assert ran.code == 0, ran.err
@@ -103,10 +105,26 @@ def test_the_limit_that_an_estimate_names_has_room_for_calls_of_unknown_billing(
     assert ran.code == 0, ran.err
 
 
+def test_what_an_estimate_says_is_set_aside_is_what_a_run_sets_aside(job_in, main_cli):
+    """More than a row's share of the total: that counts tokens, and not bytes."""
+    job_in()
+    told = main_cli("estimate", "job.toml", "--max-cost", "0.000001").out
+    [each] = re.findall(r"each call in flight sets (\S+) aside", told)
+    assert "with one call for each row" in told
+    refused = main_cli("run", "job.toml", "--max-cost", "0.000001")
+    assert refused.code == 4
+    [called] = {*re.findall(r"less than one call may cost: ([$0-9.]+)", refused.err)}
+    share = json.loads(main_cli("estimate", "job.toml", "--json").out)["usd_at_most"] / 200
+    assert float(each[1:]) >= float(called[1:]) > share
+
+
 def test_no_limit_is_named_where_nothing_bounds_a_call(job_in, main_cli):
     job_in(cap="")
     told = main_cli("estimate", "job.toml", "--sample", "30", "--yes").out
     assert "leaves room" not in told
+    assert " aside" not in told
+    told = main_cli("estimate", "job.toml", "--max-cost", "1").out
+    assert "those in flight may pass it" in told
 
 
 def test_a_model_without_a_price_is_not_given_an_unknown_amount(job_in, main_cli):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_runner.amounts import dollars_at_least
 from batch_runner.bill import Bill
 from batch_runner.costs import Alternative, By, CostReport, Group
 from batch_runner.costs_report import _counts, _money, cost_csv, cost_frame, cost_json, cost_lines
@@ -107,6 +108,22 @@ def test_what_rounding_leaves_of_the_bound_is_shared_too():
     one, total = _money(report(group("a", dollars="0.0001875", **told_less)))
     assert (one["cost"], one["at most"]) == (total["cost"], total["at most"])
     assert read(one["at most"]) > Decimal("0.0001875")
+
+
+def test_a_group_costs_what_its_own_report_says_also_beside_one_with_calls_in_doubt():
+    """Rounded to three digits, each of the first two would be off so that their sum is right."""
+    one, two = group("a", dollars="0.0037985"), group("b", dollars="0.0037975")
+    lost = {"unknown": Counter({UnknownBilling.CRASH: 1}), "unknown_at_most": Decimal("0.002")}
+    for groups in ([one, two], [one, two, group("c", dollars="0", **lost)]):
+        *shown, total = _money(report(*groups))
+        for each, cells in zip(groups, shown, strict=True):
+            assert cells["cost"].startswith(dollars_at_least(each.bill.listed))
+        assert total["cost"] == "$0.0075960"
+
+
+def test_a_total_is_at_most_what_its_report_says():
+    [_, total] = _money(report(group("a", dollars="0.0999999")))
+    assert (total["cost"], total["at most"]) == ("$0.0999", "$0.0999")
 
 
 def read(dollars):

@@ -8,8 +8,11 @@ from decimal import Decimal
 
 import pytest
 
+from batch_runner.jobfile import load_job
 from batch_runner.local import MODEL
+from batch_runner.run_place import place_of_job
 from batch_runner.spending import budget_in_words
+from batch_runner.status import read_status
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_kept_answers_are_no_reason_to_refuse(job, main_cli):
 
 def test_after_a_local_run_every_command_says_which_model_was_asked(job, main_cli, local):
     ran = main_cli("run", job, "--local")
-    assert ran.err.count("batch-runner report job.toml --local and status tell of them") == 1
+    assert ran.err.count("answers of the small local model: status and report show them") == 1
     note = f"the answers in the journal are of {MODEL}; the job asks gpt-5-mini: add --local"
     for command in ("check", "export"):
         told = main_cli(command, job)
@@ -178,8 +181,32 @@ def test_status_and_report_tell_the_same_of_a_job_whose_last_run_had_flags(
     words = main_cli("report", job).out, main_cli("status", job).out
     for told in words:
         assert "batch-runner run job.toml --dry-run" in told, "what the job alone would send"
-    since = re.search("since    (.*)", words[1])
-    assert f"since the last run: {since[1]};" in words[0]
+    asked = re.search("asked    (.*)", words[1])
+    assert f"asked {asked[1]}; to see" in words[0]
+    assert not any(word in told for told in words for word in ("since", "changed"))
+
+
+@pytest.mark.parametrize("flags", [("--local",), ("-m", "m2"), CHANGED], ids=" ".join)
+def test_status_sees_an_edit_of_the_job_behind_the_flags_of_its_last_run(
+    job, main_cli, local, flags
+):
+    """What it shows and what is to be typed to go on are of one run, and so is what has changed."""
+    main_cli("run", job, *flags, "-n", "2")
+    path = main_cli.folder / job
+    path.write_text(f"{path.read_text()}request.temperature = 0\n")
+    told = main_cli("status", job).out
+    assert "the prompt or its parameters have changed" in told
+    to_look, to_go_on = re.findall("-> (batch-runner run .*)", told)[:2]
+    assert to_look == f"{to_go_on} --dry-run"
+
+
+def test_a_run_with_other_flags_that_began_since_is_not_held_against_those_of_before(job, main_cli):
+    """As `status --watch` meets it, which reads the job once."""
+    before = place_of_job(load_job(main_cli.folder / job))
+    main_cli("run", job, "-m", "m2")
+    assert not read_status(before).request_changed
+    now = place_of_job(load_job(main_cli.folder / job))
+    assert read_status(now).request_changed == "the model was m2, and is gpt-5-mini now"
 
 
 def test_a_report_of_something_typed_is_of_that(job, main_cli, local):

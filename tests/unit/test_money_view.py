@@ -103,6 +103,21 @@ def test_a_bound_reads_the_same_wherever_it_is_shown(amount):
     assert view["unknown"][0][2] == f"at most {shown}"
 
 
+def test_what_is_known_reads_the_same_alone_and_beside_calls_in_doubt():
+    """Of two runs one was killed: what the other cost must not be more than both."""
+    known = Bill(calls=1, answered=1, answers=Decimal("0.007596"))
+    lost = Bill(
+        calls=1, unknown=Counter({UnknownBilling.CRASH: 1}), unknown_at_most=Decimal("0.01")
+    )
+    both = Bill()
+    both.merge(known)
+    both.merge(lost)
+    assert bound_words(known) == "$0.00759"
+    assert bound_words(both) == "at least $0.00759, at most $0.0176"
+    silent = Bill(calls=1, answered=1, answers=known.answers, tokens=Tokens(unreported=1))
+    assert bound_words(silent) == "at least $0.00759, at most $0.00760"
+
+
 def test_no_bound_of_zero_is_named():
     assert at_most_words(Decimal(0)) == "free of charge"
     free = Bill(calls=2, answered=1, unknown=Counter({UnknownBilling.TIMEOUT: 1}))

@@ -7,6 +7,7 @@ from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.cli import build_parser
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
+from batch_runner.money_view import bound_words
 from batch_runner.pricing import PriceBook
 from batch_runner.records import RowStatus, UnknownBilling
 from batch_runner.report import MOST_LINES, report_lines, summary_lines
@@ -62,6 +63,13 @@ output   out/article_summaries.csv   report out/article_summaries.html"""
 
 def test_a_run_reads_as_the_interface_shows_it():
     assert "\n".join(summary_lines(summary())) == AS_SHOWN
+
+
+def test_failed_attempts_are_added_to_what_the_answers_cost_as_status_does():
+    known = Bill(calls=3, answered=3, answers=Decimal("0.25"), failures=Decimal("0.125"))
+    told = line("cost", bill=known, run_bill=known)
+    assert told == "cost     $0.250 at list price (+$0.125 failed attempts): $0.375 in all"
+    assert bound_words(known) == "$0.375"
 
 
 def line(name, **changes):
