@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from batch_runner.amounts import duration, many, pace, tokens_in_words
+from batch_runner.amounts import commonest, duration, many, pace, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
@@ -32,7 +32,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
 def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = False) -> list[str]:
     """The summary, and for each error an example and what to type."""
     lines = summary_lines(summary)
-    for code, rows in summary.wanting.most_common():
+    for code, rows in commonest(summary.wanting):
         way_out = remedy(code, summary.invocation)
         lines += ["", f"{rows:,} {one_line(code, LONGEST_CODE)}"]
         sample = findings.examples.get(code)
@@ -212,7 +212,7 @@ def failed_name(statuses: Counter[RowStatus]) -> str:
 
 def _failed(summary: RunSummary) -> str:
     codes = summary.wanting
-    named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in codes.most_common(MOST_CODES)]
+    named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in commonest(codes, MOST_CODES)]
     if not named:
         return ""
     return f"{', '.join(named)}     -> {_way_out(summary)}"
@@ -221,7 +221,7 @@ def _failed(summary: RunSummary) -> str:
 def _examples(summary: RunSummary) -> Iterator[str]:
     """For each of the commonest errors a row that ended so, and what helps against this one."""
     shown = _way_out(summary)
-    for code, n in summary.wanting.most_common(MOST_EXAMPLES):
+    for code, n in commonest(summary.wanting, MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
         way_out = remedy(code, summary.invocation).command
