@@ -157,6 +157,20 @@ def test_the_header_that_most_files_have_is_the_right_one(night):
     assert "a.csv: its header differs from that of" in ran.err
 
 
+@pytest.mark.parametrize("skip", [SKIP, ()], ids=["skip", "fail"])
+def test_files_without_a_row_do_not_say_which_header_is_right(night, skip):
+    for number in range(3):
+        night.add(f"a{number}.csv", "ident;text\n")
+    good, also_good = night.add("b.csv", csv_of(1)), night.add("c.csv", csv_of(2))
+    ran = night(*skip, code=0 if skip else 2)
+    told = "a0.csv: its header differs from that of"
+    assert told in ran.err
+    assert f"{told} {night.inbox / good.name}: lacks ['id', 'body']" in ran.err
+    assert f"{also_good.name}: its header" not in ran.err
+    if skip:
+        assert night.rows() == ["1", "2"]
+
+
 def test_parquet_files_that_are_cut_or_have_another_schema_are_left_out(night):
     night.output = night.output.with_suffix(".parquet")
     for name, rows in {"a": [1, 2], "b": [3], "c": [4]}.items():
