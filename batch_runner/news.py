@@ -9,7 +9,7 @@ from collections.abc import Collection
 from itertools import compress
 
 from batch_runner.meta import read_meta
-from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST, Plan
+from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST
 from batch_runner.records import WANTING, RowStatus
 from batch_runner.work import Work
 
@@ -69,7 +69,7 @@ def _newly_without_request(work: Work, *, all_told: bool) -> int:
     """How many more rows than before have no request: nobody sends them."""
     known = None if work.shortcut is None else work.shortcut.plan
     if known is not None and all_told:
-        return (_without_request(work.plan) - _without_request(known.plan)).total()
+        return (Counter(work.plan.lacking) - Counter(known.plan.lacking)).total()
     # Nobody knows which they were, but how many.
     meta = read_meta(work.job.output_path)
     try:
@@ -78,24 +78,3 @@ def _newly_without_request(work: Work, *, all_told: bool) -> int:
     except (LookupError, TypeError, ValueError, AttributeError):
         had = 0
     return max(0, len(work.plan.lacking) - had)
-
-
-def _without_request(plan: Plan) -> Counter[int]:
-    """The rows that lack a request, each by what names it in another plan of the same index.
-
-    That is its label. Without labels it is the row that it stands behind, and how far: positions
-    mean nothing in a window that moves on over growing data.
-    """
-    if plan.labels or not plan.lacking:
-        return Counter(plan.labels[row] for row in plan.lacking)
-    found: Counter[int] = Counter()
-    lacking = frozenset(plan.lacking)
-    behind, distance = UNSENDABLE, 0
-    for row, entry in enumerate(plan.entries):
-        if entry != UNSENDABLE:
-            behind, distance = entry, 0
-            continue
-        distance += 1
-        if row in lacking:
-            found[behind << 32 | distance] += 1
-    return found
