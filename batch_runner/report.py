@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from batch_runner.amounts import commonest, duration, many, pace, tokens_in_words
@@ -31,14 +32,18 @@ def summary_lines(summary: RunSummary) -> list[str]:
 
 def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = False) -> list[str]:
     """The summary, and for each error an example and what to type."""
-    lines = summary_lines(summary)
+    lines = summary_lines(replace(summary, examples={}))
     for code, rows in commonest(summary.wanting):
         way_out = remedy(code, summary.invocation)
         lines += ["", f"{rows:,} {one_line(code, LONGEST_CODE)}"]
         sample = findings.examples.get(code)
-        if sample is not None and sample.message and not redact:
+        if sample is not None and sample.message:
             name = sample.label or f"row {sample.row + 1:,}"
-            lines.append(f"  such as  {name}: {one_line(sample.message, LONGEST_EXAMPLE)}")
+            example = f"{name}: {sample.message}"
+        else:
+            example = summary.examples.get(code, "")
+        if example and not redact:
+            lines.append(f"  such as  {one_line(example, LONGEST_EXAMPLE)}")
         lines.append(f"  {way_out.words}: {way_out.command}")
     if skipped := skipped_words(summary):
         lines += ["", skipped]
@@ -224,8 +229,8 @@ def _examples(summary: RunSummary) -> Iterator[str]:
     for code, n in commonest(summary.wanting, MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
-        way_out = remedy(code, summary.invocation).command
-        seen = shown.endswith(way_out)  # is said once
+        way_out = remedy(code, summary.invocation).short
+        seen = way_out in shown  # is said once
         named = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " * (len(summary.wanting) > 1)
         arrow = "" if seen else f"  -> {way_out}"
         yield f"         {named}{one_line(example, LONGEST_EXAMPLE)}{arrow}"
