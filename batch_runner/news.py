@@ -1,4 +1,4 @@
-"""Rows that failed in this run and had not failed so before: what `--fail-on new` tells of.
+"""What an exit code tells once: files left out, and with `--fail-on new` rows that failed.
 
 A failure that nobody was told of is news as well: a run that is killed ends without a word.
 """
@@ -6,8 +6,10 @@ A failure that nobody was told of is news as well: a run that is killed ends wit
 from array import array
 from collections import Counter
 from collections.abc import Collection
+from datetime import datetime
 from itertools import compress
 
+from batch_runner.disk import changed_at
 from batch_runner.meta import read_meta
 from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST
 from batch_runner.records import WANTING, RowStatus
@@ -45,6 +47,24 @@ def newly_failed(work: Work) -> int:
         news.update(index.ending_of(n) for n in left if index.file_of(n) in untold)
     return _newly_without_request(work, all_told=not untold) + sum(
         n for ending, n in news.items() if index.named(ending)[0] in WANTING
+    )
+
+
+def newly_left_out(work: Work) -> int:
+    """How many files of several were left out that the last run has not told of, as they are now.
+
+    That such files are left out was asked for; that it happens is known to nobody yet, and a whole
+    file may be all that there was to do.
+    """
+    meta = read_meta(work.job.output_path)
+    told = tuple(map(str, meta.get("bad_files") or ()))
+    try:
+        since = datetime.fromisoformat(meta["started_at"]).timestamp()
+    except (LookupError, TypeError, ValueError):
+        since = 0.0
+    return sum(
+        changed_at(file.path) > since or not any(one.startswith(f"{file.path}:") for one in told)
+        for file in work.table.left_out
     )
 
 

@@ -156,7 +156,7 @@ def _common_format(files: tuple[Path, ...]) -> Format:
     for file in files[1:]:
         if format_of(file) is not first:
             raise InputError(
-                f"{file} is {format_of(file)}, where {files[0]} is {first}",
+                f"{file}: is {format_of(file)}, where {files[0]} is {first}",
                 hint="the files of one job have one format; set input.format if suffixes mislead",
             )
     return first

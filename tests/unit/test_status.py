@@ -124,7 +124,10 @@ def test_rows_that_failed_for_good_have_the_way_out_and_the_code_that_the_report
         failed = next(line for line in told.splitlines() if line.strip().startswith("failed  "))
         assert "1 missing_value" in failed
         assert "1 bad_request" in failed
-        assert failed.endswith("     -> batch-runner retry job.toml")
+        assert failed.endswith(
+            "     -> fill the empty cells, then batch-runner run job.toml; "
+            "for the others batch-runner retry job.toml"
+        )
     meta = json.loads((tmp_path / "out.csv.meta.json").read_text())
     assert (
         meta["error_codes"]
