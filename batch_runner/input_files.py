@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from glob import has_magic
 
-from batch_runner.amounts import many
+from batch_runner.amounts import many, some_of
 from batch_runner.disk import changed_at
 from batch_runner.errors import InputError
 from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
@@ -18,7 +18,6 @@ _ONE_OF_MANY = (
     "the files of an input are one table: each needs the same header, also without a row; "
     "mend this one, or leave it out"
 )
-_NAMED = 4
 _OR_SKIP = 'on_bad_row = "skip" under [input] leaves such a file out'
 
 
@@ -93,10 +92,8 @@ def left_out_in_words(table: Table) -> str:
     newest, *others = table.left_out
     were, of_which = "was", newest.reason
     if others:
-        names = [file.path.name for file in table.left_out[:_NAMED]]
-        more = len(table.left_out) - len(names)
-        were, of_which = "were", ", ".join([*names, *([f"{more:,} more"] if more else [])])
-        of_which += f"; the newest, {newest.reason}"
+        names = some_of([file.path.name for file in table.left_out])
+        were, of_which = "were", f"{names}; the newest, {newest.reason}"
     return (
         f"{many(len(table.left_out), 'file')} of {len(table.named_paths):,} could not be read and "
         f"{were} left out, rows and all: {of_which}"

@@ -14,6 +14,7 @@ from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
 from batch_runner.errors import JobError
+from batch_runner.freshness import gone
 from batch_runner.input_files import (
     left_out_in_words,
     may_be_several,
@@ -222,6 +223,8 @@ def _oddities(work: Work) -> Iterator[str]:
     plan = work.plan
     if work.table.left_out:
         yield left_out_in_words(work.table)
+    if note := gone(work):
+        yield note
     for torn in plan.torn:
         yield f"{torn.place}: the last line is not whole; left for the next run"
     if plan.bad_count:

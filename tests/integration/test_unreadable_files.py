@@ -138,6 +138,39 @@ def test_the_exit_code_tells_once_of_a_file_that_is_left_out(night, fail_on):
     assert night.calls() == 4
 
 
+def test_a_file_that_is_gone_is_told_with_the_way_back(night):
+    night.add("a.csv", csv_of(1))
+    lost = night.add("b.csv", csv_of(2))
+    (night.add("c.csv", csv_of(3))).rename(night.inbox / "d.csv")
+    night()
+    (night.inbox / "d.csv").rename(night.inbox / "c.csv")
+    lost.unlink()
+    told = (
+        "1 file that the output showed is gone, rows and all: b.csv; once it is back, a run shows "
+        "its answers again without a call"
+    )
+    assert told in night("--dry-run").err
+    assert told in night(command="report").out
+    assert night("-q").err == "", "files are taken away on purpose, too"
+    assert night.rows() == ["1", "3"]
+    assert told in night(command="status").out
+    assert told not in night().err
+    night.add("b.csv", csv_of(2))
+    assert "is gone, rows" not in night().err
+    assert (night.rows(), night.calls()) == (["1", "2", "3"], 3)
+
+
+def test_a_file_left_out_anew_is_no_input_that_has_changed_since(night):
+    night.add("a.csv", csv_of(1))
+    night(*SKIP)
+    before = night.output.stat().st_mtime_ns
+    night.add("b.csv", "mind\n")
+    assert "has changed since" in night(*SKIP, command="status").out
+    night(*SKIP, code=3)
+    assert "has changed since" not in night(*SKIP, command="status").out
+    assert night.output.stat().st_mtime_ns == before
+
+
 def test_whoever_wants_no_exit_code_for_rows_gets_none_for_files(night):
     night.add("a.csv", csv_of(1))
     night.add("b.csv", "mind\n")
