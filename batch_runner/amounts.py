@@ -1,5 +1,6 @@
 """Amounts as people read them: time, counts, shares, dollars, tokens."""
 
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,17 @@ def pace(rows_per_second: float) -> str:
 def many(number: int, noun: str) -> str:
     """`1 row`, `20,000 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def some_of(names: Sequence[str], most: int = 4) -> str:
+    """`a, b, c, d, 3 more`."""
+    more = len(names) - most
+    return ", ".join([*names[:most], *([f"{more:,} more"] if more > 0 else [])])
+
+
+def commonest(counts: Mapping[str, int], most: int | None = None) -> list[tuple[str, int]]:
+    """What there is most of comes first, equals by name: the same numbers always read the same."""
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:most]
 
 
 def percent(part: int, whole: int) -> str:

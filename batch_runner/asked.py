@@ -41,6 +41,20 @@ def read_asked(work: Work, keys: Collection[bytes]) -> Asked:
     return found
 
 
+def first_without(work: Work) -> tuple[str, str]:
+    """The first row that has no request: its error code, and where it stands and why."""
+    if work.plan.unsendable:
+        for row in work.table.rows(columns=work.builder.columns, on_bad=ignore):
+            if row.index >= work.plan.rows:
+                break
+            if not work.plan.has_request(row.index):
+                built = work.builder.build(row)
+                if isinstance(built, Request):  # it has been mended since the plan was made
+                    break
+                return str(built.code), f"{work.builder.place(row)}: {built.message}"
+    return "", ""
+
+
 def _rows_of(work: Work, keys: Collection[bytes]) -> dict[int, bytes | None]:
     """Position of each row wanted, and its key; None for one that has no request."""
     index = work.replay.index

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batch_runner.amounts import many
+from batch_runner.amounts import commonest, many
 from batch_runner.batch_files import batch_results
 from batch_runner.costs import By, CostReport, costs
 from batch_runner.costs_report import cost_json, cost_lines
@@ -35,7 +35,7 @@ class BatchReport:
         files = " and ".join(file.name for file in self.files)
         yield f"{files}  {many(self.statuses.total(), 'request')}: {counts}"
         yield from cost_lines(self.costs)
-        for code, rows in self.codes.most_common():
+        for code, rows in commonest(self.codes):
             example = self.examples[code]
             message = one_line(example.ending.message or "", LONGEST_EXAMPLE)
             yield f"{rows:,} {code}   such as {one_line(example.label or '', 60)}: {message}"

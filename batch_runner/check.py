@@ -10,6 +10,7 @@ from typing import Any
 
 from batch_runner.amounts import many
 from batch_runner.api_key import api_key, key_source
+from batch_runner.asked import first_without
 from batch_runner.changes import changed_rows, other_model
 from batch_runner.emptied import emptied
 from batch_runner.errors import ExitCode, UsageError
@@ -24,7 +25,7 @@ from batch_runner.plan import requests, unfinished
 from batch_runner.printable import printable
 from batch_runner.progress import ProgressStyle
 from batch_runner.prospect import Prospect, prospect_of
-from batch_runner.records import ANSWERED, Failure, Request, RowResult, RowStatus
+from batch_runner.records import ANSWERED, Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
 from batch_runner.tables import ignore
@@ -156,7 +157,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
         return CheckReport(
             job=job.name,
             prospect=prospect,
-            first_without=_first_without(work),
+            first_without=printable(first_without(work)[1]),
             dedupe=plan.dedupe,
             input=_files(work.table.paths),
             output=str(job.output_path),
@@ -302,19 +303,6 @@ def _requests(work: Work) -> Iterator[Request]:
         return work.requests()
     rows = work.table.rows(columns=work.builder.columns, on_bad=ignore)
     return (built for row in rows if isinstance(built := work.builder.build(row), Request))
-
-
-def _first_without(work: Work) -> str:
-    """The first row that has no request, and why; the plan remembers neither."""
-    for row in work.table.rows(columns=work.builder.columns, on_bad=ignore):
-        if row.index >= work.plan.rows or not work.plan.unsendable:
-            break
-        if not work.plan.has_request(row.index):
-            built, label = work.builder.build(row), work.builder.label(row)
-            why = f": {built.message}" if isinstance(built, Failure) else ""
-            name = f" ({label})" if label else ""
-            return printable(f"{row.place}{name}{why}")
-    return ""
 
 
 def _failed(status: RowStatus, _code: str | None) -> bool:

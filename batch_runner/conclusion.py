@@ -15,7 +15,7 @@ from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
 from batch_runner.meta import read_meta, write_meta
-from batch_runner.news import newly_failed
+from batch_runner.news import newly_failed, newly_left_out
 from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
 from batch_runner.remedy import command
@@ -166,7 +166,8 @@ def _add_output(summary: RunSummary, exported: Exported, work: Work, options: Ru
             unanswered = newly_failed(work)
         else:
             unanswered = sum(exported.statuses[status] for status in WANTING)
-        if options.fail_on.is_failure(exported.damaged + unanswered, summary.rows):
+        is_failure = options.fail_on.is_failure(exported.damaged + unanswered, summary.rows)
+        if is_failure or (not options.fail_on.never and newly_left_out(work)):
             summary.exit_code = ExitCode.ROWS_FAILED
 
 

@@ -168,6 +168,14 @@ def identity_of(files: Iterable[Path]) -> list[list[Any]]:
     return identity
 
 
+def changed_at(file: Path) -> float:
+    """Unix time at which the file, or who may read it, was last changed; 0 for one that is gone."""
+    try:
+        return file.stat().st_ctime
+    except OSError:
+        return 0.0
+
+
 def sync_folder(disk: Disk, folder: Path) -> None:
     """Names made, replaced or removed in `folder` survive a power loss."""
     fd = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)

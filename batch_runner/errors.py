@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Command line, job file, input or credentials are wrong; nothing was sent."""
     ROWS_FAILED = 3
-    """Finished, but rows of the output are failed, refused or incomplete."""
+    """Finished, but rows of the output are failed, refused or incomplete, or a file was left out."""
     STOPPED = 4
     """Stopped early by a limit, or by an endpoint that refuses everyone."""
     STORAGE = 5

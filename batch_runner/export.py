@@ -68,6 +68,8 @@ def export(
         if ending.code:
             exported.codes[str(ending.code)] += 1
             label = ending.told.get("label")
+            if not work.plan.has_request(row.index):
+                label = work.builder.place(row)
             exported.examples.add(ending.code, ending.message, row=row.index, label=label)
         return ending
 

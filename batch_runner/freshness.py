@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner import __version__
+from batch_runner.amounts import many, some_of
 from batch_runner.batch_answers import is_batch
 from batch_runner.bill import source_of
 from batch_runner.disk import identity_of
 from batch_runner.export import Exported
-from batch_runner.journal import DamagedManifest, RunDirectory, read_manifest, write_manifest
+from batch_runner.journal import (
+    DamagedManifest,
+    Manifest,
+    RunDirectory,
+    read_manifest,
+    write_manifest,
+)
+from batch_runner.outset import MARK, read_outset
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import failures_path
 from batch_runner.tally import Examples
@@ -37,6 +45,7 @@ def remember_export(work: Work, exported: Exported) -> None:
     now = manifest_of(work)
     mark = {
         "made_from": _made_from(work),
+        "input": work.input_identity,
         "output": identity_of(outputs(work)),
         "statuses": {str(status): n for status, n in exported.statuses.items()},
         "codes": dict(exported.codes),
@@ -60,6 +69,7 @@ def fresh_export(work: Work) -> Exported | None:
         or mark["output"] != identity_of(outputs(work))
     ):
         return None
+    _remember_left_out(work, found)
     statuses = Counter({RowStatus(name): count for name, count in mark["statuses"].items()})
     return Exported(
         statuses=statuses,
@@ -68,6 +78,33 @@ def fresh_export(work: Work) -> Exported | None:
         reused=sum(statuses[status] for status in ANSWERED),
         formula_cells=mark["formula_cells"],
         unencodable_rows=mark.get("unencodable_rows", 0),
+    )
+
+
+def _remember_left_out(work: Work, found: Manifest) -> None:
+    """Files that give no row leave an output as it is, and have been looked at all the same."""
+    now = manifest_of(work)
+    before = read_outset(found)
+    if before is None or before.left_out != now.extra[MARK]["left_out"]:
+        path = RunDirectory(work.job.run_path).manifest
+        write_manifest(path, replace(found, extra={**found.extra, MARK: now.extra[MARK]}))
+
+
+def gone(work: Work) -> str:
+    """A note where files that the output was made from are no longer there, under no name."""
+    mark = {} if work.before is None else work.before.extra.get(_MARK, {})
+    there = identity_of(work.table.named_paths)
+    names = [
+        Path(name).name
+        for name, *rest in filter(None, mark.get("input", ()))
+        if not Path(name).exists() and rest not in (others for _, *others in filter(None, there))
+    ]
+    if not names:
+        return ""
+    is_, it, its = ("is", "it is", "its") if len(names) == 1 else ("are", "they are", "their")
+    return (
+        f"{many(len(names), 'file')} that the output showed {is_} gone, rows and all: "
+        f"{some_of(names)}; once {it} back, a run shows {its} answers again without a call"
     )
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from glob import has_magic
 
+from batch_runner.amounts import many, some_of
+from batch_runner.disk import changed_at
 from batch_runner.errors import InputError
 from batch_runner.job import BadRowPolicy, InputFormat, JobSpec
 from batch_runner.plan import Plan
@@ -76,6 +79,25 @@ def plan_of_readable(
             hint = f"{error.hint}; {_OR_SKIP}" if error.hint else _OR_SKIP
             raise InputError(str(error), hint=hint) from error
         raise
+
+
+def with_newest_first(table: Table) -> Table:
+    """Of the files left out, those come first that nobody may know of yet: a list is cut at its end."""
+    newest = sorted(table.left_out, key=lambda file: changed_at(file.path), reverse=True)
+    return replace(table, left_out=tuple(newest))
+
+
+def left_out_in_words(table: Table) -> str:
+    """Names before reasons: a line is cut at its end, too, and the meta file has all of them."""
+    newest, *others = table.left_out
+    were, of_which = "was", newest.reason
+    if others:
+        names = some_of([file.path.name for file in table.left_out])
+        were, of_which = "were", f"{names}; the newest, {newest.reason}"
+    return (
+        f"{many(len(table.left_out), 'file')} of {len(table.named_paths):,} could not be read and "
+        f"{were} left out, rows and all: {of_which}"
+    )
 
 
 def _without_unreadable(table: Table, columns: Collection[str] | None) -> Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.errors import UsageError
-from batch_runner.printable import printable, printable_json
+from batch_runner.printable import printable, printable_json, seen_from
 from batch_runner.records import RowResult
 from batch_runner.summary import RunSummary
 
@@ -121,6 +121,21 @@ class TextFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
+class HereFormatter(TextFormatter):
+    """For those who read it in this folder: paths are named from here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return seen_from(here(), super().format(record))
+
+
+def here() -> str:
+    """The present folder; nothing where it is gone."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
+
+
 class StderrHandler(logging.Handler):
     """Writes above the progress bar where there is one."""
 
@@ -157,7 +172,7 @@ def set_up(
     log.propagate = False
     log.setLevel({0: logging.INFO, 1: logging.DEBUG}.get(verbose, TRACE))
     clock = "" if sys.stderr.isatty() else "%(asctime)s "
-    text = TextFormatter(f"{clock}%(message)s", datefmt="%H:%M:%S")
+    text = HereFormatter(f"{clock}%(message)s", datefmt="%H:%M:%S")
     dated = TextFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     held = HeldHandler() if quiet else None
     handlers: dict[logging.Handler, logging.Formatter] = {held or StderrHandler(): text}

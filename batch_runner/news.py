@@ -1,4 +1,4 @@
-"""Rows that failed in this run and had not failed so before: what `--fail-on new` tells of.
+"""What an exit code tells once: files left out, and with `--fail-on new` rows that failed.
 
 A failure that nobody was told of is news as well: a run that is killed ends without a word.
 """
@@ -6,10 +6,12 @@ A failure that nobody was told of is news as well: a run that is killed ends wit
 from array import array
 from collections import Counter
 from collections.abc import Collection
+from datetime import datetime
 from itertools import compress
 
+from batch_runner.disk import changed_at
 from batch_runner.meta import read_meta
-from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST, Plan
+from batch_runner.plan import UNSENDABLE, WITHOUT_REQUEST
 from batch_runner.records import WANTING, RowStatus
 from batch_runner.work import Work
 
@@ -48,6 +50,24 @@ def newly_failed(work: Work) -> int:
     )
 
 
+def newly_left_out(work: Work) -> int:
+    """How many files of several were left out that the last run has not told of, as they are now.
+
+    That such files are left out was asked for; that it happens is known to nobody yet, and a whole
+    file may be all that there was to do.
+    """
+    meta = read_meta(work.job.output_path)
+    told = tuple(map(str, meta.get("bad_files") or ()))
+    try:
+        since = datetime.fromisoformat(meta["started_at"]).timestamp()
+    except (LookupError, TypeError, ValueError):
+        since = 0.0
+    return sum(
+        changed_at(file.path) > since or not any(one.startswith(f"{file.path}:") for one in told)
+        for file in work.table.left_out
+    )
+
+
 def _untold_segments(work: Work) -> Collection[int]:
     """Of the runs since the one that left the meta file: how its rows ended was told.
 
@@ -69,7 +89,7 @@ def _newly_without_request(work: Work, *, all_told: bool) -> int:
     """How many more rows than before have no request: nobody sends them."""
     known = None if work.shortcut is None else work.shortcut.plan
     if known is not None and all_told:
-        return (_without_request(work.plan) - _without_request(known.plan)).total()
+        return (Counter(work.plan.lacking) - Counter(known.plan.lacking)).total()
     # Nobody knows which they were, but how many.
     meta = read_meta(work.job.output_path)
     try:
@@ -78,24 +98,3 @@ def _newly_without_request(work: Work, *, all_told: bool) -> int:
     except (LookupError, TypeError, ValueError, AttributeError):
         had = 0
     return max(0, len(work.plan.lacking) - had)
-
-
-def _without_request(plan: Plan) -> Counter[int]:
-    """The rows that lack a request, each by what names it in another plan of the same index.
-
-    That is its label. Without labels it is the row that it stands behind, and how far: positions
-    mean nothing in a window that moves on over growing data.
-    """
-    if plan.labels or not plan.lacking:
-        return Counter(plan.labels[row] for row in plan.lacking)
-    found: Counter[int] = Counter()
-    lacking = frozenset(plan.lacking)
-    behind, distance = UNSENDABLE, 0
-    for row, entry in enumerate(plan.entries):
-        if entry != UNSENDABLE:
-            behind, distance = entry, 0
-            continue
-        distance += 1
-        if row in lacking:
-            found[behind << 32 | distance] += 1
-    return found

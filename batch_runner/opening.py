@@ -14,7 +14,14 @@ from batch_runner.bill import biller_of
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
 from batch_runner.errors import JobError
-from batch_runner.input_files import may_be_several, open_input, plan_of_readable
+from batch_runner.freshness import gone
+from batch_runner.input_files import (
+    left_out_in_words,
+    may_be_several,
+    open_input,
+    plan_of_readable,
+    with_newest_first,
+)
 from batch_runner.job import JobSpec
 from batch_runner.journal import (
     Holder,
@@ -85,14 +92,14 @@ def open_work(
             check_dedupe(job)
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
-        table, plan, made_of = _planned(
+        found_table, plan, made_of = _planned(
             job, table, builder, found.index, shortcut,
             new_columns=columns.columns, wanted=wanted, watch=watch, dedupe=dedupe,
             may_refuse=lock is not None,
         )  # fmt: skip
         work = Work(
             job=job,
-            table=table,
+            table=with_newest_first(found_table),
             builder=builder,
             columns=columns,
             schema=schema,
@@ -109,7 +116,7 @@ def open_work(
             input_identity=[identities[path] for path in table.paths],
         )
         keep_changed_rows(work, said=False if fresh else keep)
-        work.warnings += _oddities(work)
+        work.warnings[:0] = _oddities(work)
         yield work
 
 
@@ -213,13 +220,11 @@ def _new_run_id(started_at: float) -> str:
 
 def _oddities(work: Work) -> Iterator[str]:
     """What is unusual about input, prompt and journal, and keeps nobody from going on."""
-    plan, left_out = work.plan, work.table.left_out
-    if left_out:
-        files, were = many(len(left_out), "file"), "was" if len(left_out) == 1 else "were"
-        yield (
-            f"{files} of {len(work.table.named_paths):,} could not be read and {were} left out, rows "
-            f"and all: {'; '.join(file.reason for file in left_out)}"
-        )
+    plan = work.plan
+    if work.table.left_out:
+        yield left_out_in_words(work.table)
+    if note := gone(work):
+        yield note
     for torn in plan.torn:
         yield f"{torn.place}: the last line is not whole; left for the next run"
     if plan.bad_count:

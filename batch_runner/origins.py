@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from batch_runner.amounts import many
+from batch_runner.amounts import commonest, many
 from batch_runner.hosts import host_and_port, is_loopback_url
 from batch_runner.plan import UNSENDABLE
 from batch_runner.price_list import LOCAL_MODEL
@@ -43,7 +43,7 @@ def other_endpoints(work: Work) -> str:
             given[url] += answers
     if not given:
         return ""
-    (first, answers), *more = given.most_common()
+    (first, answers), *more = commonest(given)
     was = "that stays was" if answers == 1 else "that stay were"
     told = [f"{many(answers, 'answer')} {was} given by {first}"]
     told += [f"{n:,} by {url}" for url, n in more[: _NAMED - 1]]

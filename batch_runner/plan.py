@@ -84,7 +84,7 @@ def unfinished(status: RowStatus, code: str | None) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """One place a row: 9 bytes, 8 more where rows have labels, and 4 for a row that lacks a request."""
+    """One place a row: 9 bytes, 8 more where rows have labels, and as many for a row that lacks a request."""
 
     entries: "array[int]" = field(default_factory=lambda: array("I"))
     """Per row: its entry in the journal's index."""
@@ -100,8 +100,9 @@ class Plan:
     """Those rows share the entry of the first: one call answers them all."""
     unsendable: Counter[tuple[RowStatus, str]] = field(default_factory=Counter)
     """Rows without a request, by status and code."""
-    lacking: "array[int]" = field(default_factory=lambda: array("I"))
-    """Those of them that nobody meant to leave out, by index."""
+    lacking: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Those of them that nobody meant to leave out: what each is known by in another plan, which is
+    its label, else all that was read of it."""
     bad: list[BadRecord] = field(default_factory=list)
     bad_count: int = 0
     torn: list[TornLine] = field(default_factory=list)
@@ -196,7 +197,8 @@ def make_plan(
         if isinstance(request, Failure):
             plan.unsendable[request.status, str(request.code)] += 1
             if request.status is RowStatus.FAILED:
-                plan.lacking.append(row.index)
+                name = repr([*row.values.items()]) if label is None else label
+                plan.lacking.append(digest_of_label(name))
             _append(plan, UNSENDABLE, 0)
             if UNDEFINED in request.message:
                 undefined.append(f"{row.place}: {request.message}")

@@ -13,12 +13,24 @@ _STEERING = re.compile(
 )
 
 
+_COMMAND = "batch-runner "
+
+
 def printable(text: str) -> str:
     """The text with every character that steers rather than shows written as an escape.
 
     Tabs and newlines stay; `one_line` takes those, too.
     """
     return _STEERING.sub(_escaped, text)
+
+
+def seen_from(folder: str, text: str) -> str:
+    """Paths below the folder are named from there. Commands stay as they are: a prompt may be in one."""
+    if folder in ("", "/"):
+        return text
+    below = re.compile(rf"(?<![\w./~-]){re.escape(folder)}/(?=[^\s/'\"])")
+    lines = (line.partition(_COMMAND) for line in text.split("\n"))
+    return "\n".join(f"{below.sub('', told)}{name}{words}" for told, name, words in lines)
 
 
 def one_line(text: str, longest: int) -> str:

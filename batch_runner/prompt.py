@@ -166,6 +166,11 @@ class PromptBuilder:
             return None
         return "/".join(printed(row.values.get(name)) for name in self.label_columns)
 
+    def place(self, row: Row) -> str:
+        """File and line, and the row's own name: for whoever has to mend it there."""
+        label = self.label(row)
+        return f"{row.place} ({label})" if label else row.place
+
     def _context(self, row: Row) -> Context | Failure:
         values: dict[str, Any] = {}
         empty: list[str] = []

@@ -17,6 +17,12 @@ class Remedy:
 
     words: str
     command: str
+    first: str = ""
+    """What has to be done before the command is of use, so that it is never shown alone."""
+
+    @property
+    def short(self) -> str:
+        return f"{self.first}, then {self.command}" if self.first else self.command
 
 
 def command(verb: str, invocation: str, *options: str) -> str:
@@ -38,7 +44,8 @@ def command(verb: str, invocation: str, *options: str) -> str:
 
 def remedy(code: str, invocation: str) -> Remedy:
     words, verb, options = _REMEDIES.get(code) or _unnamed(code)
-    return Remedy(words=words, command=command(verb, invocation, *options))
+    first = _mend([code]) if code in WITHOUT_REQUEST else ""
+    return Remedy(words=words, command=command(verb, invocation, *options), first=first)
 
 
 def all_pass(codes: Iterable[str]) -> bool:
@@ -48,11 +55,16 @@ def all_pass(codes: Iterable[str]) -> bool:
 
 def way_out(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) -> str:
     """One for all rows without a full answer: what to type, and where that needs it, why."""
+    again = command("run", invocation)
     if all_pass(codes):
-        return f"a later run sends them again: {command('run', invocation)}"
-    if all(code in WITHOUT_REQUEST for code in codes):
-        return f"mend these cells, then {command('run', invocation)}"
-    curable = sorted(code for code in codes if code not in _SAME_AGAIN)
+        return f"a later run sends them again: {again}"
+    lacking = WITHOUT_REQUEST & codes.keys()
+    if all_pass(codes.keys() - lacking):
+        return f"{_mend(lacking)}, then {again}"
+    if lacking:  # `retry` has nothing to send for them
+        others = Counter({code: n for code, n in codes.items() if code not in lacking})
+        return f"{_mend(lacking)}, then {again}; for the others {way_out(others, statuses, invocation)}"
+    curable = sorted(code for code in codes if code != ErrorCode.BAD_REQUEST)
     options = [
         word
         for kind in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
@@ -67,8 +79,9 @@ def way_out(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) 
     return command("retry", invocation, *options)
 
 
-_SAME_AGAIN = WITHOUT_REQUEST | {ErrorCode.BAD_REQUEST}
-"""Asking once more for the same gives the same."""
+def _mend(codes: Iterable[str]) -> str:
+    """What to do about rows without a request."""
+    return "fill the empty cells" if {*codes} == {ErrorCode.MISSING_VALUE} else "mend these cells"
 
 
 def _unnamed(code: str) -> tuple[str, str, tuple[str, ...]]:
@@ -99,9 +112,9 @@ _REMEDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     ErrorCode.BAD_INPUT: ("mend these cells of the input; changed rows are sent", "run", ()),
     ErrorCode.MISSING_VALUE: (
-        "fill the cells, or leave such rows out",
+        "fill the cells (--set prompt.missing=skip leaves such rows out); filled rows are sent",
         "run",
-        ("--set", "prompt.missing=skip"),
+        (),
     ),
     ErrorCode.MAX_OUTPUT_TOKENS: (
         "cut off at the cap; ask once more, with four times the room",

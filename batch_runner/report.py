@@ -3,9 +3,10 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
-from batch_runner.amounts import dollars_at_least, duration, many, pace, tokens_in_words
+from batch_runner.amounts import commonest, dollars_at_least, duration, many, pace, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
@@ -31,14 +32,18 @@ def summary_lines(summary: RunSummary) -> list[str]:
 
 def report_lines(summary: RunSummary, findings: Findings, *, redact: bool = False) -> list[str]:
     """The summary, and for each error an example and what to type."""
-    lines = summary_lines(summary)
-    for code, rows in summary.wanting.most_common():
+    lines = summary_lines(replace(summary, examples={}))
+    for code, rows in commonest(summary.wanting):
         way_out = remedy(code, summary.invocation)
         lines += ["", f"{rows:,} {one_line(code, LONGEST_CODE)}"]
         sample = findings.examples.get(code)
-        if sample is not None and sample.message and not redact:
+        if sample is not None and sample.message:
             name = sample.label or f"row {sample.row + 1:,}"
-            lines.append(f"  such as  {name}: {one_line(sample.message, LONGEST_EXAMPLE)}")
+            example = f"{name}: {sample.message}"
+        else:
+            example = summary.examples.get(code, "")
+        if example and not redact:
+            lines.append(f"  such as  {one_line(example, LONGEST_EXAMPLE)}")
         lines.append(f"  {way_out.words}: {way_out.command}")
     if skipped := skipped_words(summary):
         lines += ["", skipped]
@@ -213,7 +218,7 @@ def failed_name(statuses: Counter[RowStatus]) -> str:
 
 def _failed(summary: RunSummary) -> str:
     codes = summary.wanting
-    named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in codes.most_common(MOST_CODES)]
+    named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in commonest(codes, MOST_CODES)]
     if not named:
         return ""
     return f"{', '.join(named)}     -> {_way_out(summary)}"
@@ -222,11 +227,11 @@ def _failed(summary: RunSummary) -> str:
 def _examples(summary: RunSummary) -> Iterator[str]:
     """For each of the commonest errors a row that ended so, and what helps against this one."""
     shown = _way_out(summary)
-    for code, n in summary.wanting.most_common(MOST_EXAMPLES):
+    for code, n in commonest(summary.wanting, MOST_EXAMPLES):
         if (example := summary.examples.get(code)) is None:
             continue
-        way_out = remedy(code, summary.invocation).command
-        seen = shown.endswith(way_out)  # is said once
+        way_out = remedy(code, summary.invocation).short
+        seen = way_out in shown  # is said once
         named = f"{n:,} {one_line(code, LONGEST_CODE)}, such as " * (len(summary.wanting) > 1)
         arrow = "" if seen else f"  -> {way_out}"
         yield f"         {named}{one_line(example, LONGEST_EXAMPLE)}{arrow}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batch_runner.amounts import dollars_at_least, duration, many
+from batch_runner.amounts import commonest, dollars_at_least, duration, many
 from batch_runner.asked import Asked
 from batch_runner.bill import Bill
 from batch_runner.findings import Findings, Sample
@@ -63,7 +63,7 @@ class RowViews:
 
 def error_view(summary: RunSummary, findings: Findings, rows: RowViews) -> Mapping[str, Any]:
     lines = []
-    for code, n in summary.wanting.most_common(MOST_CODES):
+    for code, n in commonest(summary.wanting, MOST_CODES):
         way_out = remedy(code, summary.invocation)
         place, message = rows.example(code, findings.examples.get(code))
         lines.append(
@@ -82,7 +82,7 @@ def error_view(summary: RunSummary, findings: Findings, rows: RowViews) -> Mappi
 
 
 def group_views(summary: RunSummary, findings: Findings, rows: RowViews) -> list[Mapping[str, Any]]:
-    codes = [code for code, _ in summary.wanting.most_common() if code in findings.examples]
+    codes = [code for code, _ in commonest(summary.wanting) if code in findings.examples]
     groups = (
         (
             "Without a full answer",

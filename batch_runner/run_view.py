@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_runner import __version__
-from batch_runner.amounts import duration, many
+from batch_runner.amounts import commonest, duration, many
 from batch_runner.findings import Findings, RunCourse
 from batch_runner.money_view import NO_BOUND, bounds
 from batch_runner.origins import endpoint_in_words
@@ -51,7 +51,7 @@ def setting_view(work: Work, summary: RunSummary, findings: Findings) -> list[tu
     parameters = {name: value for name, value in job.request.items() if name != "model"}
     match = work.prices.resolve(job.model, at=None)
     answered_by = ", ".join(
-        f"{one_line(name, 60)} ({n:,})" for name, n in findings.models.most_common(6)
+        f"{one_line(name, 60)} ({n:,})" for name, n in commonest(findings.models, 6)
     )
     calls = limits.concurrency
     concurrency = (
@@ -99,7 +99,7 @@ def endpoint_view(work: Work, findings: Findings) -> str:
 
 def _endpoints_that_answered(findings: Findings) -> str:
     """As the journal knows them, whatever the job asks by now."""
-    most = findings.endpoints.most_common(MOST_ENDPOINTS)
+    most = commonest(findings.endpoints, MOST_ENDPOINTS)
     if len(most) == 1:
         return most[0][0]
     more = len(findings.endpoints) - len(most)

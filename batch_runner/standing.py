@@ -1,5 +1,6 @@
 """How a job stands at any time, by its input and its journal: a summary without a run."""
 
+from batch_runner.asked import first_without
 from batch_runner.bill import source_of
 from batch_runner.changes import other_model
 from batch_runner.findings import Findings
@@ -41,6 +42,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         warnings=list(work.warnings),
     )
     summary.count(endings_of(work.plan, work.replay.index))
+    summary.examples = dict([first_without(work)])
     if note := other_model(work):
         summary.warnings.insert(0, note)
     if left := findings.left_over:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from batch_runner.amounts import duration, many, pace, percent, tokens_in_words
+from batch_runner.amounts import commonest, duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.drift import asked_by_flags, is_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
@@ -100,13 +100,13 @@ class Status:
         return self.holder is not None or self.rows is not None or bool(self.endings)
 
     @property
-    def finished(self) -> int:
+    def ended(self) -> int:
         """Rows that no run sends again by itself; without an input, all results there are."""
         if self.rows is None:
             return sum(n for status, n in self.statuses.items() if status is not RowStatus.PENDING)
-        ended = sum(n for (s, code), n in self.endings.items() if not unfinished(s, code))
-        # A `retry` going on sends rows that had ended for good.
-        return min(ended, self._own_rows - (self.to_send or 0))
+        for_good = sum(n for (s, code), n in self.endings.items() if not unfinished(s, code))
+        # A `retry` going on sends some of these.
+        return min(for_good, self._own_rows - (self.to_send or 0))
 
     @property
     def _own_rows(self) -> int:
@@ -142,20 +142,20 @@ class Status:
 
     def _headline(self) -> str:
         if self.rows is None:
-            found = self.finished
+            found = self.ended
             return f"{self.job}: " + (
                 f"{many(found, 'result')}; how many rows the input has is not known here"
                 if found
                 else "no run has begun"
             )
         total = self._own_rows
-        share = f" ({percent(self.finished, total)})" if total else ""
-        words = [f"{self.job}: {self.finished:,} of {many(total, 'row')} finished{share}"]
+        share = f" ({percent(self.ended, total)})" if total else ""
+        words = [f"{self.job}: {self.ended:,} of {many(total, 'row')} ended{share}"]
         if self.holder is None and (self.request_changed or self.input_changed or self.moved_on):
             words[0] += " when it was last run"
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
-        if self.to_send is not None and (later := total - self.finished - self.to_send):
+        if self.to_send is not None and (later := total - self.ended - self.to_send):
             words.append(f"{later:,} left for a later run")
         return ", ".join(words)
 
@@ -184,7 +184,7 @@ class Status:
         if self.sharing:
             yield f"           and {self.sharing:,} that take the answer of an equal row"
         if codes:
-            most = codes.most_common(MOST_CODES)
+            most = commonest(codes, MOST_CODES)
             named = [f"{n:,} {one_line(code, LONGEST_CODE)}" for code, n in most]
             more = len(codes) - len(most)
             named += [f"{more} other codes"] if more else []
@@ -258,11 +258,11 @@ class Status:
         return {
             "job": self.job,
             "rows": self.rows,
-            "rows_finished": self.finished,
+            "rows_finished": self.ended,
             "rows_to_send": self.to_send,
             "rows_sharing": self.sharing,
             "statuses": {str(status): n for status, n in self.statuses.items()},
-            "error_codes": dict(self.codes.most_common()),
+            "error_codes": dict(commonest(self.codes)),
             "calls_in_flight": self.in_flight if holder else 0,
             "calls_lost": self.lost,
             "calls_unknown": self.bill.unknown_calls - self.lost,

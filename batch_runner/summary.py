@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_runner import __version__
+from batch_runner.amounts import commonest
 from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.records import ErrorCode, RowStatus
@@ -100,7 +101,7 @@ class RunSummary:
             "rows_sent": self.sent,
             "rows_reused": self.reused,
             "statuses": {str(status): self.statuses[status] for status in RowStatus},
-            "error_codes": dict(self.codes.most_common()),
+            "error_codes": dict(commonest(self.codes)),
             "duplicates": self.duplicates,
             "bad_records": self.bad_records,
             "bad_record_places": self.bad_places,

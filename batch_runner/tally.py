@@ -72,7 +72,7 @@ class Examples:
         self.told: dict[str, str] = dict(told or {})
 
     def add(self, code: str, message: str | None, *, row: int, label: str | None = None) -> None:
-        """`row` is the row's index, which people count from 1."""
+        """`row` is the row's index, which people count from 1; `label` names it better."""
         if message and code not in self.told and len(self.told) < MOST_EXAMPLES:
             self.told[code] = f"{label or f'row {row + 1:,}'}: {message}"
 

@@ -91,31 +91,59 @@ def open_table(
                 return open_openai_batch(files, encoding=encoding)
 
     files = expand(paths, place=place)
-    return _open_readable(files, opened) if leaves_out and len(files) > 1 else opened(files)
+    if len(files) == 1:
+        return opened(files)
+    if leaves_out:
+        return _open_readable(files, opened)
+    try:
+        return opened(files)
+    except InputError:
+        if misfit := next(iter(_misfits(files, opened).values()), None):
+            raise misfit from None
+        raise
 
 
 def _open_readable(files: tuple[Path, ...], opened: Callable[[tuple[Path, ...]], Table]) -> Table:
-    """Those that can be opened and have the shape that most of them have; the first's, if in doubt."""
+    """Those that can be opened, and together."""
+    misfits = _misfits(files, opened)
+    if len(misfits) == len(files):
+        raise none_readable(len(files), misfits[files[0]])
+    told = (UnreadableFile(path=file, reason=str(error)) for file, error in misfits.items())
+    fitting = opened(tuple(file for file in files if file not in misfits))
+    return replace(fitting, left_out=tuple(told))
+
+
+def _misfits(
+    files: tuple[Path, ...], opened: Callable[[tuple[Path, ...]], Table]
+) -> dict[Path, InputError]:
+    """The files that cannot be opened, or not together with most of those that have rows, and why.
+
+    In doubt the first one is right. A file without a row has no say while others have some.
+    """
     alone: dict[Path, Table] = {}
-    left_out: dict[Path, InputError] = {}
+    wrong: dict[Path, InputError] = {}
     for file in files:
         try:
             alone[file] = opened((file,))
         except InputError as error:
-            left_out[file] = error
-    if not alone:
-        raise none_readable(len(files), left_out[files[0]])
-    shape = Counter(table.shape for table in alone.values()).most_common(1)[0][0]
-    usual = next(file for file, table in alone.items() if table.shape == shape)
-    for file, table in alone.items():
-        if table.shape != shape:
+            wrong[file] = error
+    if len({table.shape for table in alone.values()}) > 1:
+        filled = {file: table for file, table in alone.items() if _has_rows(table)} or alone
+        [(shape, _)] = Counter(table.shape for table in filled.values()).most_common(1)
+        usual = next(file for file, table in filled.items() if table.shape == shape)
+        for file in (file for file, table in alone.items() if table.shape != shape):
             try:
                 opened((usual, file))
             except InputError as error:  # says in what they differ
-                left_out[file] = error
-    told = (UnreadableFile(path=f, reason=str(left_out[f])) for f in files if f in left_out)
-    fitting = opened(tuple(file for file in files if file not in left_out))
-    return replace(fitting, left_out=tuple(told))
+                wrong[file] = error
+    return {file: wrong[file] for file in files if file in wrong}
+
+
+def _has_rows(table: Table) -> bool:
+    try:
+        return next(table.rows(columns=(), on_bad=ignore), None) is not None
+    except InputError:  # nobody knows
+        return False
 
 
 def none_readable(files: int, first: InputError) -> InputError:
@@ -128,7 +156,7 @@ def _common_format(files: tuple[Path, ...]) -> Format:
     for file in files[1:]:
         if format_of(file) is not first:
             raise InputError(
-                f"{file} is {format_of(file)}, where {files[0]} is {first}",
+                f"{file}: is {format_of(file)}, where {files[0]} is {first}",
                 hint="the files of one job have one format; set input.format if suffixes mislead",
             )
     return first

@@ -60,7 +60,7 @@ class UnreadableFile:
 
     path: Path
     reason: str
-    """Names the file."""
+    """Begins with the path and a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

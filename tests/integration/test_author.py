@@ -67,8 +67,7 @@ def test_an_output_is_not_overwritten_by_a_job_that_has_moved_on(place, words):
     for named in (("out1.csv",), ("out1.csv.run",), ("-o", "out1.csv")):
         ran = place.cli(words[0], *named, *words[1:])
         assert ran.code == 2, ran
-        assert "'out1.csv' was written by 'm.toml', which writes " in ran.err
-        assert f"{place.folder / 'out2.csv'}' today\n" in ran.err
+        assert "'out1.csv' was written by 'm.toml', which writes 'out2.csv' today\n" in ran.err
         assert (
             f"put the job file back, or name a job for it: batch-runner {words[0]} JOB -o"
             in ran.err

@@ -168,11 +168,13 @@ def test_a_row_that_breaks_is_new_although_another_was_mended(work, key):
         ("1,one\n2,two\n3,\n4,\n", 3),
         ("1,one\n2,two\n3,\n4,\n5,five\n", 0),
         ("2,two\n3,\n4,\n5,five\n6,six\n", 0),  # a window that moves on
+        ("2,two two\n3,\n4,\n5,five\n6,six\n", 0),  # the row before it is edited
+        ("2,two two\n4,\n5,five\n3,\n6,six\n", 0),  # another order
         ("2,two\n3,\n4,four\n5,five\n6,six\n7,\n", 3),
     ]
     for rows, code in nights:
         path.write_text(f"id,body\n{rows}")
-        assert work("run", "--fail-on", "new") == code, rows
+        assert work("run", "--fail-on", "new", "--on-change", "rerun") == code, rows
         assert work("run", "--fail-on", "new") == 0, rows
         assert work("run") == 3
 

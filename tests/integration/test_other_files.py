@@ -130,7 +130,7 @@ def test_check_refuses_a_read_only_place_as_run_does(run_cli, output):
         assert ran.returncode == 2, ran.stdout + ran.stderr
         told[command] = ran.stdout + ran.stderr
     for text in told.values():
-        assert f"nothing can be written to '{folder / 'ro'}'" in text
+        assert "nothing can be written to 'ro'" in text
         assert "choose another output.path" in text
 
 

@@ -241,6 +241,35 @@ def test_the_command_shown_after_a_mixed_run_sends_all_that_asking_again_can_men
     assert "2 to send (1 incomplete before, 1 failed before), 3 left alone" in told
 
 
+def test_an_output_is_named_from_the_present_folder_however_the_job_names_it(
+    main_cli, fault_server
+):
+    place, log = main_cli.folder / "sub", main_cli.folder / "run.log"
+    place.mkdir()
+    (place / "in.csv").write_text("body\none\n")
+    flags = ("-m", "m1", "-p", "{{ body }}", "--base-url", fault_server.url)
+    for name in ("sub/out.csv", str(place / "out.csv")):
+        words = ("-i", "sub/in.csv", "-o", name, *flags)
+        told = main_cli("run", *words, "--log-file", str(log)).err
+        assert "\noutput   sub/out.csv\n" in told
+        assert "\noutput   sub/out.csv\n" in main_cli("report", *words).out
+        assert " sub/out.csv: 1 ok" in main_cli("export", *words).err
+    assert f"output   {place / 'out.csv'}\n" in log.read_text(), "read in other folders, too"
+
+
+def test_a_row_without_a_request_is_named_by_its_place_in_the_input(main_cli, fault_server):
+    for name, cells in {"a": "a1,one\n", "b": "b1,two\nb2,\n"}.items():
+        (main_cli.folder / f"{name}.csv").write_text(f"id,body\n{cells}")
+    flags = ("-i", "?.csv", "-m", "m1", "-p", "{{ body }}", "--base-url", fault_server.url)
+    told = "b.csv:3{}: empty cell in 'body'"
+    for key, name in (((), ""), (("--set", "input.key=id"), " (b2)")):
+        ran = main_cli("run", *flags, *key, "-o", "out.csv")
+        assert ran.code == 3
+        assert told.format(name) in ran.err
+        for command in ("check", "report"):
+            assert told.format(name) in main_cli(command, *flags, *key, "-o", "out.csv").out
+
+
 def test_the_summary_shows_for_each_error_a_row_and_its_message(main_cli, fault_server):
     attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
     ran = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)

@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
         assert 'on_bad_row = "skip"' in refused.err
     assert night.calls() == 0
 
-    ran = night(*SKIP)
+    ran = night(*SKIP, code=3)
     assert night.rows() == ["1", "2", "3"]
     assert night.calls() == 3, "no row of the broken file was asked about"
     assert "1 file of 3 could not be read and was left out" in ran.err
@@ -105,12 +105,78 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
     assert night.meta()["rows"] == 3
     assert told[:200] in "".join(night.meta()["warnings"])
     assert bad.name in night(*SKIP, command="check", code=0).out
-    assert night(*SKIP, "-q").err == "", "as for a record that was skipped"
+    assert night(*SKIP, "-q").err == "", "the run before has told of it"
     for command in ("status", "report"):
         afterwards = night(*SKIP, command=command).out
-        assert f"1 file of 3 could not be read and was left out, rows and all: {told[:100]}" in (
+        named = told.replace(f"{night.cli.folder}/", "")
+        assert named.startswith("inbox/")
+        assert f"1 file of 3 could not be read and was left out, rows and all: {named[:60]}" in (
             afterwards
         )
+
+
+@pytest.mark.parametrize("fail_on", [(), ("--fail-on", "new"), ("--fail-on", "100%")], ids=str)
+def test_the_exit_code_tells_once_of_a_file_that_is_left_out(night, fail_on):
+    quiet = (*SKIP, "-q", *fail_on)
+    night.add("a.csv", csv_of(1))
+    night(*quiet)
+    night.add("b.csv", "mind\n")
+    night(*quiet, "--dry-run")
+    assert "b.csv: its header differs" in night(*quiet, code=3).err
+    assert night(*quiet).err == ""
+    night.add("c.csv.gz", cut_gzip(range(MANY)))
+    told = night(*quiet, code=3).err
+    assert told.index("c.csv.gz") < told.index("b.csv"), "the one that nobody knows comes first"
+    night.add("a.csv", csv_of(1, 2))
+    assert night(*quiet).err == ""
+    night.add("b.csv", "another\n")
+    assert "b.csv" in night(*quiet, code=3).err, "another file under the same name"
+    night.add("c.csv.gz", gzip.compress(csv_of(3).encode()))
+    night.add("b.csv", csv_of(4))
+    assert night(*quiet).err == ""
+    assert night.rows() == ["1", "2", "4", "3"]
+    night.add("b.csv", "another\n")
+    night(*quiet, code=3)
+    assert night.calls() == 4
+
+
+def test_a_file_that_is_gone_is_told_with_the_way_back(night):
+    night.add("a.csv", csv_of(1))
+    lost = night.add("b.csv", csv_of(2))
+    (night.add("c.csv", csv_of(3))).rename(night.inbox / "d.csv")
+    night()
+    (night.inbox / "d.csv").rename(night.inbox / "c.csv")
+    lost.unlink()
+    told = (
+        "1 file that the output showed is gone, rows and all: b.csv; once it is back, a run shows "
+        "its answers again without a call"
+    )
+    assert told in night("--dry-run").err
+    assert told in night(command="report").out
+    assert night("-q").err == "", "files are taken away on purpose, too"
+    assert night.rows() == ["1", "3"]
+    assert told in night(command="status").out
+    assert told not in night().err
+    night.add("b.csv", csv_of(2))
+    assert "is gone, rows" not in night().err
+    assert (night.rows(), night.calls()) == (["1", "2", "3"], 3)
+
+
+def test_a_file_left_out_anew_is_no_input_that_has_changed_since(night):
+    night.add("a.csv", csv_of(1))
+    night(*SKIP)
+    before = night.output.stat().st_mtime_ns
+    night.add("b.csv", "mind\n")
+    assert "has changed since" in night(*SKIP, command="status").out
+    night(*SKIP, code=3)
+    assert "has changed since" not in night(*SKIP, command="status").out
+    assert night.output.stat().st_mtime_ns == before
+
+
+def test_whoever_wants_no_exit_code_for_rows_gets_none_for_files(night):
+    night.add("a.csv", csv_of(1))
+    night.add("b.csv", "mind\n")
+    assert night(*SKIP, "-q", "--fail-on", "none").err == ""
 
 
 def test_the_rows_of_a_file_that_broke_are_back_without_a_call_once_it_is_mended(night):
@@ -122,7 +188,7 @@ def test_the_rows_of_a_file_that_broke_are_back_without_a_call_once_it_is_mended
     before = night.output.read_bytes()
 
     night.add("b.csv", whole + '6,"text\n')
-    night(*SKIP)
+    night(*SKIP, code=3)
     assert night.rows() == ["1", "2", "5"]
     night(*SKIP, command="export")
     assert night.rows() == ["1", "2", "5"]
@@ -152,9 +218,23 @@ def test_the_header_that_most_files_have_is_the_right_one(night):
     night.add("a.csv", "name;note\nx;y\n")
     for number, name in enumerate(["b.csv", "c.csv", "d.csv"]):
         night.add(name, csv_of(number))
-    ran = night(*SKIP)
+    ran = night(*SKIP, code=3)
     assert night.rows() == ["0", "1", "2"]
     assert "a.csv: its header differs from that of" in ran.err
+
+
+@pytest.mark.parametrize("skip", [SKIP, ()], ids=["skip", "fail"])
+def test_files_without_a_row_do_not_say_which_header_is_right(night, skip):
+    for number in range(3):
+        night.add(f"a{number}.csv", "ident;text\n")
+    good, also_good = night.add("b.csv", csv_of(1)), night.add("c.csv", csv_of(2))
+    ran = night(*skip, code=3 if skip else 2)
+    told = [ran.err, *(night.meta()["bad_files"] if skip else ())]
+    differs = "a0.csv: its header differs from that of {}: lacks ['id', 'body']"
+    assert any(differs.format(name) in one for one in told for name in (good, "inbox/b.csv"))
+    assert not any(f"{also_good.name}: its header" in one for one in told)
+    if skip:
+        assert night.rows() == ["1", "2"]
 
 
 def test_parquet_files_that_are_cut_or_have_another_schema_are_left_out(night):
@@ -165,9 +245,9 @@ def test_parquet_files_that_are_cut_or_have_another_schema_are_left_out(night):
     cut = night.inbox / "b.parquet"
     cut.write_bytes(cut.read_bytes()[:-20])
     night(code=2)
-    night(*SKIP)
+    night(*SKIP, code=3)
     assert pq.read_table(night.output)["id"].to_pylist() == [1, 2, 4]
-    cut_told, other_told = night.meta()["bad_files"]
+    cut_told, other_told = sorted(night.meta()["bad_files"])
     assert "b.parquet: not a whole Parquet file" in cut_told
     assert "d.parquet: its schema differs" in other_told
     assert night.calls() == 3
@@ -183,7 +263,7 @@ def test_a_page_of_parquet_that_is_damaged_leaves_out_its_file(night):
     data = bytearray(damaged.read_bytes())
     data[at : at + 200] = b"\xff" * 200
     damaged.write_bytes(data)
-    night(*SKIP, "-n", "3")
+    night(*SKIP, "-n", "3", code=3)
     assert pq.read_table(night.output).num_rows == MANY
     assert "b.parquet" in night.meta()["bad_files"][0]
 
@@ -192,7 +272,7 @@ def test_a_page_of_parquet_that_is_damaged_leaves_out_its_file(night):
 def test_a_file_that_may_not_be_read_is_left_out(night):
     night.add("a.csv", csv_of(1))
     night.add("b.csv", csv_of(2)).chmod(0)
-    night(*SKIP)
+    night(*SKIP, code=3)
     assert night.rows() == ["1"]
 
 
@@ -257,7 +337,7 @@ def test_a_file_that_breaks_while_the_rows_are_sent_leaves_the_output_as_it_was(
     assert night.output.read_bytes() == before
 
     asked = night.calls()
-    night(*SKIP)
+    night(*SKIP, code=3)
     assert night.rows() == ["1"]
     bad.write_bytes(whole)
     night(*SKIP, "-n", "1")

@@ -4,7 +4,15 @@ from decimal import Decimal
 
 import pytest
 
-from batch_runner.amounts import count, dollars, dollars_at_least, dollars_at_most, duration, pace
+from batch_runner.amounts import (
+    commonest,
+    count,
+    dollars,
+    dollars_at_least,
+    dollars_at_most,
+    duration,
+    pace,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +57,11 @@ def test_a_bound_is_rounded_away_from_the_truth_and_has_no_other_digits(amount):
     least, most = dollars_at_least(exact), dollars_at_most(exact)
     assert Decimal(least.removeprefix("$")) <= exact <= Decimal(most.removeprefix("$"))
     assert dollars(exact) in (least, most)
+
+
+def test_the_same_numbers_read_the_same_in_whatever_order_they_came():
+    codes = {"timeout": 1, "bad_request": 1, "empty_output": 3, "auth": 1}
+    told = [("empty_output", 3), ("auth", 1), ("bad_request", 1), ("timeout", 1)]
+    for order in (codes, dict(reversed(codes.items()))):
+        assert commonest(order) == told
+        assert commonest(order, 2) == told[:2]

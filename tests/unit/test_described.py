@@ -70,4 +70,4 @@ def test_run_names_the_job_that_wrote_an_output_in_its_place(tmp_path, main_cli,
     assert "batch-runner run 'a job.toml'" in main_cli("run", "out.csv").err
     (tmp_path / "sub").mkdir()
     written = main_cli("report", "a job.toml", "-o", "sub/../r.html").err
-    assert f"wrote {tmp_path / 'r.html'}" in written
+    assert "wrote r.html" in written

@@ -258,6 +258,6 @@ def test_one_is_not_told_as_many(job, main_cli):
     assert "1 row, 1 to send" in ran.err
     assert "job  1 row: 1 ok" in ran.err
     assert "in.csv: 1 row (columns" in main_cli("check", job).out
-    assert "1 of 1 row finished" in main_cli("status", job).out
+    assert "1 of 1 row ended" in main_cli("status", job).out
     changed = main_cli("report", job, *CHANGED).out
     assert "1 result is of a prompt or row that the job no longer has; its tokens" in changed

@@ -350,13 +350,13 @@ def test_a_missing_input_is_told_with_its_place_and_what_may_be_meant(main_cli, 
     job = tmp_path / "jobs/a.toml"
     job.write_text(TEXT.replace("in.csv", "artcles.csv"))
     told = main_cli("check", "jobs/a.toml").err
-    assert f"jobs/a.toml: input.path: {tmp_path}/jobs/artcles.csv: no such file" in told
-    assert f"did you mean '{tmp_path}/jobs/articles.csv'?" in told
+    assert "jobs/a.toml: input.path: jobs/artcles.csv: no such file" in told
+    assert "did you mean 'articles.csv'?" in told
     job.write_text(TEXT.replace("in.csv", "here.csv"))
     told = main_cli("check", "jobs/a.toml").err
-    assert f"'{tmp_path}/here.csv' is there; a path in a job file starts at the job file" in told
+    assert "'here.csv' is there; a path in a job file starts at the job file" in told
     assert "--input: input.path: " in main_cli("check", "jobs/a.toml", "-i", "gone.csv").err
-    assert f"no folder '{tmp_path}/x/y'" in main_cli("check", "jobs/a.toml", "-i", "x/y/z.csv").err
+    assert "no folder 'x/y'" in main_cli("check", "jobs/a.toml", "-i", "x/y/z.csv").err
 
 
 def test_a_command_that_names_no_job_says_how_to_name_one(main_cli):

@@ -236,7 +236,27 @@ def test_what_the_endpoint_does_not_accept_is_not_sent_again_among_others():
 def test_rows_that_retry_cannot_send_are_not_sent_there():
     statuses = Counter({RowStatus.FAILED: 2})
     told = line("failed", statuses=statuses, codes=Counter({"missing_value": 2}))
-    assert told.endswith("mend these cells, then batch-runner run jobs/summarize_articles.toml")
+    run = "then batch-runner run jobs/summarize_articles.toml"
+    assert told.endswith(f"-> fill the empty cells, {run}")
+    for codes, way_out in (
+        (["missing_value", "timeout"], f"fill the empty cells, {run}"),
+        (["bad_input", "missing_value"], f"mend these cells, {run}"),
+        (
+            ["json_invalid", "missing_value"],
+            f"fill the empty cells, {run}; for the others batch-runner retry jobs/summarize_articles.toml",
+        ),
+    ):
+        lines = summary_lines(
+            summary(
+                statuses=statuses,
+                codes=Counter(dict.fromkeys(codes, 1)),
+                examples={"missing_value": "in.csv:3 (b): empty cell in 'body'"},
+            )
+        )
+        assert any(one.startswith("failed") and one.endswith(f"-> {way_out}") for one in lines)
+        examples = [one for one in lines if "in.csv:3 (b): empty cell" in one]
+        assert len(examples) == 1
+        assert "-> batch-runner" not in examples[0], "no command alone fills a cell"
 
 
 EXAMPLES = {

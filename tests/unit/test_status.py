@@ -76,7 +76,7 @@ def journal(job, run_id="another"):
 
 def test_before_the_first_run_nothing_is_known(place, tmp_path):
     status = read_status(place)
-    assert (status.rows, status.holder, status.finished) == (None, None, 0)
+    assert (status.rows, status.holder, status.ended) == (None, None, 0)
     assert "no run has begun" in status.lines()[0]
     assert not (tmp_path / "out.csv.run").exists()
 
@@ -85,27 +85,27 @@ def test_rows_that_the_next_run_sends_again_are_not_finished_yet():
     endings = Counter({OK: 98, (RowStatus.FAILED, "timeout"): 6, PENDING: 195,
                        (RowStatus.FAILED, "bad_request"): 1})  # fmt: skip
     idle = Status(job="j", rows=300, endings=endings, to_send=201)
-    assert idle.lines()[0] == "j: 99 of 300 rows finished (33%), 201 to send"
+    assert idle.lines()[0] == "j: 99 of 300 rows ended (33%), 201 to send"
     running = Status(job="j", rows=300, endings=endings, to_send=5, holder=Holder())
     assert running.lines()[0].endswith(
-        "99 of 300 rows finished (33%), 5 to send, 196 left for a later run"
+        "99 of 300 rows ended (33%), 5 to send, 196 left for a later run"
     )
     retry = Status(job="j", rows=300, endings=Counter({OK: 298, (RowStatus.FAILED, "bad_request"): 2}),
                    to_send=2, holder=Holder())  # fmt: skip
-    assert retry.lines()[0].endswith("298 of 300 rows finished (99%), 2 to send")
+    assert retry.lines()[0].endswith("298 of 300 rows ended (99%), 2 to send")
 
 
 def test_after_a_run_it_tells_how_rows_ended_and_what_they_cost(place, run):
     assert run("-n", "2").code == 0
     status = read_status(place)
     assert (status.endings, status.to_send) == ({OK: 2, PENDING: 1}, 1)
-    assert status.lines()[0].endswith("2 of 3 rows finished (67%), 1 to send")
+    assert status.lines()[0].endswith("2 of 3 rows ended (67%), 1 to send")
     assert run().code == 3
     status = read_status(place)
-    assert (status.rows, status.finished, status.to_send, status.damaged) == (3, 3, 0, 0)
+    assert (status.rows, status.ended, status.to_send, status.damaged) == (3, 3, 0, 0)
     assert status.codes == {"bad_request": 1}
     lines = "\n".join(status.lines())
-    for words in ("3 of 3 rows finished (100%)", "2 ok", "1 bad_request", "not running",
+    for words in ("3 of 3 rows ended (100%)", "2 ok", "1 bad_request", "not running",
                   "the last row ended", "tokens   in ", "cost     $0.0000"):  # fmt: skip
         assert words in lines
     told = json.loads(json.dumps(status.to_json()))
@@ -124,7 +124,10 @@ def test_rows_that_failed_for_good_have_the_way_out_and_the_code_that_the_report
         failed = next(line for line in told.splitlines() if line.strip().startswith("failed  "))
         assert "1 missing_value" in failed
         assert "1 bad_request" in failed
-        assert failed.endswith("     -> batch-runner retry job.toml")
+        assert failed.endswith(
+            "     -> fill the empty cells, then batch-runner run job.toml; "
+            "for the others batch-runner retry job.toml"
+        )
     meta = json.loads((tmp_path / "out.csv.meta.json").read_text())
     assert (
         meta["error_codes"]
@@ -161,8 +164,8 @@ def test_rows_that_share_an_answer_are_told_apart(place, run, tmp_path):
     (tmp_path / "in.csv").write_text("body\none\none\ntwo\n")
     run("--dedupe")
     status = read_status(place)
-    assert (status.rows, status.sharing, status.finished) == (3, 1, 2)
-    assert "2 of 2 rows finished" in status.lines()[0]
+    assert (status.rows, status.sharing, status.ended) == (3, 1, 2)
+    assert "2 of 2 rows ended" in status.lines()[0]
     assert "1 that take the answer of an equal row" in "\n".join(status.lines())
 
 
@@ -182,7 +185,7 @@ def test_a_manifest_without_counts_is_not_guessed_at(place, run):
     run()
     place.directory.manifest.unlink()
     status = read_status(place)
-    assert (status.rows, status.to_send, status.finished) == (None, None, 3)
+    assert (status.rows, status.to_send, status.ended) == (None, None, 3)
     assert "how many rows the input has is not known" in status.lines()[0]
 
 
@@ -249,7 +252,7 @@ def test_what_is_left_at_this_pace_is_told():
                     last_row_at=8.0, now=10.0, in_flight=3,
                     bill=Bill(calls=1, answered=1, answers=Decimal("1.5")))  # fmt: skip
     lines = "\n".join(status.lines())
-    for words in ("40 of 100 rows finished (40%), 60 to send", "30 rows/min", "about 2m 00s left",
+    for words in ("40 of 100 rows ended (40%), 60 to send", "30 rows/min", "about 2m 00s left",
                   "ended 2.0s ago", "3 in flight", "$1.50 so far", "pid 7 on h"):  # fmt: skip
         assert words in lines
     assert status.to_json()["eta_seconds"] == 120
@@ -416,7 +419,7 @@ def test_what_a_shortcut_tells_is_not_read(place, run, job, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for found in (place, place_named("out.csv"), place_named("out.csv.run")):
         read.clear()
-        assert read_status(found).finished == 3
+        assert read_status(found).ended == 3
         assert len(read) == 1, "the last one, for its time"
     read.clear()
     with take_lock(place.directory, policy=LockPolicy.FAIL):
@@ -442,7 +445,7 @@ def test_the_output_or_its_run_folder_will_do_in_place_of_the_job(run, main_cli,
     (tmp_path / "out.csv").unlink()  # as it is during the first run
     ran = main_cli("status", name)
     assert (ran.code, ran.err) == (0, "")
-    assert "3 of 3 rows finished" in ran.out
+    assert "3 of 3 rows ended" in ran.out
     assert "cost     $0.0000" in ran.out  # at the job's own prices
     assert main_cli("status", "-o", "out.csv").out.splitlines()[0] == ran.out.splitlines()[0]
 
@@ -592,4 +595,4 @@ def test_a_job_that_has_moved_on_is_not_advised_for_the_output_it_left(run, main
     job.unlink()
     told = main_cli("status", "out.csv").out
     assert "no longer to be read" in since(told)
-    assert "1 of 2 rows finished" in told
+    assert "1 of 2 rows ended" in told

@@ -130,7 +130,7 @@ def test_a_full_disk_below_the_compression_is_an_error_of_the_output():
 def test_formats_do_not_mix(tmp_path):
     (tmp_path / "a.csv").write_bytes(DATA)
     (tmp_path / "b.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(InputError, match=r"b\.jsonl is jsonl, where .*a\.csv is csv"):
+    with pytest.raises(InputError, match=r"b\.jsonl: is jsonl, where .*a\.csv is csv"):
         open_table([tmp_path / "a.csv", tmp_path / "b.jsonl"])
 
 

@@ -56,7 +56,7 @@ def test_watch_over_a_job_that_nobody_runs_prints_once(run, main_cli):
     run()
     ran = main_cli("status", "job.toml", "--watch")
     assert ran.code == 0
-    assert ran.out.count("rows finished") == 1
+    assert ran.out.count("rows ended") == 1
 
 
 def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, run):
@@ -70,7 +70,7 @@ def test_watching_before_the_run_begins_waits_for_it_and_says_so_once(place, run
     rests = []
     seen = list(follow(place, sleep=sleep, on_wait=lambda: said.append(1)))
     assert (len(said), len(rests)) == (1, 2)
-    assert [status.finished for status in seen] == [3]
+    assert [status.ended for status in seen] == [3]
     assert len(list(follow(place, on_wait=lambda: said.append(1)))) == 1
     assert len(said) == 1, "a run that is over is not waited for"
 
@@ -95,4 +95,4 @@ def test_watching_an_output_waits_as_for_its_job_once_its_run_folder_is_there(
     seen = list(
         follow(place_named("out.csv"), sleep=lambda _: run(), on_wait=lambda: said.append(1))
     )
-    assert (len(said), [status.finished for status in seen]) == (1, [3])
+    assert (len(said), [status.ended for status in seen]) == (1, [3])
