@@ -268,6 +268,8 @@ class AdaptiveLimit:
             self._cut_pace, TIGHT * self._bucket.guess().low
         )
         self._bucket.refused(ticket.began, got_in)
+        if not ticket.before:
+            self._bucket.stay_shut()
         if not self._heeds(ticket, now):
             return "refusals do not follow the load"
         claimed, soon = self._wall < math.inf, got_in < SOON

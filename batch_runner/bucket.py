@@ -47,6 +47,7 @@ class Bucket:
         self._depth, self._least_depth = LIKELY, 0
         self.depth_known = False
         self._full = True  # at the start of the span
+        self._may_be_clock = True
         self._marks = [(now, 0)]
 
     def restart(self, now: float) -> None:
@@ -79,10 +80,15 @@ class Bucket:
         while len(self._told) > 1:
             self._told.popleft()
         self._least_depth = 0
+        self._may_be_clock = True
         if deep:
             self._depth, self.depth_known = max(self._depth, LIKELY), False
         else:
             self._depth = min(self._depth, LIKELY)
+
+    def stay_shut(self) -> None:
+        """After a pause nothing got in: a second of the clock would have let something in."""
+        self._may_be_clock = False
 
     def disprove(self) -> None:
         """A pace below the guess was refused: it is deeper, if the limit stands still."""
@@ -96,7 +102,8 @@ class Bucket:
         if len(self._told) == 1:
             return self._told_by(self._depth)
         # A count by the clock passes for any depth: none that was disproved says anything of it.
-        depths = [0, *range(max(1, self._least_depth), len(DEPTHS))]
+        depths = [0] * self._may_be_clock
+        depths += range(max(1, self._least_depth), len(DEPTHS))
         told = {depth: self._told_by(depth) for depth in depths}
         best = min(depths, key=lambda depth: told[depth].low / told[depth].high)
         explain = [depth for depth in depths if told[depth].agrees]

@@ -52,8 +52,8 @@ def test_a_count_of_the_calls_of_a_second_is_told_from_a_bucket_that_holds_a_sec
     assert 48 <= guess.rate <= 52
 
 
-def test_a_count_by_the_clock_lets_twice_as_many_in_where_a_second_ends():
-    bucket = Bucket(0.0)
+def refused_by_the_clock(bucket):
+    """Twenty calls a second: it lets twice as many in where a second ends."""
     bucket.refused(0.6, 20)
     for n in range(36):  # sixteen before the clock strikes, and twenty after it
         bucket.begin(1.6 + n / 40)
@@ -64,9 +64,21 @@ def test_a_count_by_the_clock_lets_twice_as_many_in_where_a_second_ends():
     for n in range(21):
         bucket.begin(until + n / 21)
     bucket.refused(until + 1, 221)
+
+
+def test_a_count_by_the_clock_is_told_from_a_limit_that_moved():
+    bucket = Bucket(0.0)
+    refused_by_the_clock(bucket)
     guess = bucket.guess()
     assert guess.agrees
     assert 19 <= guess.rate <= 21
+
+
+def test_who_lets_nothing_in_after_a_pause_does_not_count_by_the_second():
+    bucket = Bucket(0.0)
+    refused_by_the_clock(bucket)
+    bucket.stay_shut()
+    assert not bucket.guess().agrees
 
 
 def test_refusals_of_another_limit_are_forgotten():
