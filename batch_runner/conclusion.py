@@ -125,7 +125,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
         bad_files=[file.reason for file in work.table.left_out],
-        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        damaged_records=sum(not place.is_expected for place in work.damage),
         warnings=list(work.warnings),
     )
 

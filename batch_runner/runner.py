@@ -102,7 +102,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if not work.plan.to_send:
             if options.fresh:
                 work.warnings.append("--fresh has no row to send: the journal stays as it is")
-            if options.dedupe is not None or work.kept is not None:
+            if options.dedupe is not None or work.kept is not None or work.new_damage:
                 remember_job(work)
             yield work, None
             return

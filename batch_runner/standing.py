@@ -34,7 +34,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         bad_records=work.plan.bad_count,
         bad_places=[record.place for record in work.plan.bad],
         bad_files=[file.reason for file in work.table.left_out],
-        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        damaged_records=sum(not place.is_expected for place in work.damage),
         bill=findings.bill(),
         run_bill=findings.bill(),
         price_source=source_of(work.prices, {work.job.model: 1}),

@@ -66,6 +66,8 @@ class Status:
     today: str | None = None
     """What to type behind a command to mean the job as it is described now."""
     damaged: int = 0
+    is_made_good: bool = False
+    """No row is without a result for the damage."""
     rows_per_second: float | None = None
     """Over the last minute of the run going on; None when it is too young to tell."""
     last_row_at: float | None = None
@@ -246,7 +248,7 @@ class Status:
 
     def _notes(self) -> Iterator[str]:
         """What is known of the journal now, and what the last run said besides."""
-        damage = [damage_in_words(self.damaged)] if self.damaged else []
+        damage = [damage_in_words(self.damaged)] if self.damaged and not self.is_made_good else []
         notes = [*dict.fromkeys([*damage, *self.notes])]
         for note in notes[:MOST_NOTES]:
             yield f"  note     {one_line(note, LONGEST_NOTE)}"
@@ -316,6 +318,7 @@ def read_status(
         moved_on=place.moved_on,
         today=None if job is None else job.invocation,
         damaged=gauge.damaged,
+        is_made_good=gauge.is_made_good,
         rows_per_second=_rows_per_second(gauge, now) if holder else None,
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
