@@ -150,15 +150,15 @@ def test_quiet_shows_nothing_on_a_terminal_either(on_screen):
 
 
 @pytest.mark.parametrize(
-    ("command", "begun"),
+    ("command", "begun", "code"),
     [
-        ("status in.toml --watch", "waiting for one"),
-        ("status out.csv --watch", "in flight"),
-        ("faults --port 0", r"http://\S+/v1\r"),
+        ("status in.toml --watch", "waiting for one", 130),
+        ("status out.csv --watch", "in flight", 130),
+        ("faults --port 0", r"http://\S+/v1\r", 0),
     ],
 )
 def test_what_lasts_until_ctrl_c_ends_without_a_word(
-    on_screen, run_cli, fault_server, command, begun
+    on_screen, run_cli, fault_server, *, command, begun, code
 ):
     fault_server.change(latency_seconds=20)
     (run_cli.folder / "in.toml").write_text(job_text(output="never.csv"))
@@ -169,7 +169,7 @@ def test_what_lasts_until_ctrl_c_ends_without_a_word(
         screen.wait_for(begun)
         shown = len(screen.text)
         screen.press("\x03")
-        assert screen.wait() == 130
+        assert screen.wait() == code
         assert screen.text[shown:].replace("\r", "").endswith("^C\n"), "the prompt gets a line"
         assert "SIGINT" not in screen.text
     finally:
