@@ -53,7 +53,7 @@ class Gauge:
 
     def _begin(self) -> None:
         self._growth = Growth(self._place.directory)
-        self._index = Index()
+        self.index = Index()
         self._moved: Counter[int] = Counter()
         """By ending: rows that came to it since the outset, less those that left it."""
         self._ended: Endings | None = None
@@ -76,9 +76,9 @@ class Gauge:
     def endings(self) -> Endings:
         """The rows of the input by status and code; without an outset, all results there are."""
         if self.outset is None:
-            return self._index.endings(range(len(self._index)))
+            return self.index.endings(range(len(self.index)))
         endings = Counter(self.outset.endings if self._ended is None else self._ended)
-        endings.update({self._index.named(number): n for number, n in self._moved.items()})
+        endings.update({self.index.named(number): n for number, n in self._moved.items()})
         return +endings
 
     @property
@@ -155,7 +155,7 @@ class Gauge:
                 return
             self._ended = endings_of(plan.plan, known.index, copies=False)
         self._growth.pass_over(known.index.files)
-        self._index, self._lost = known.index, known.unknown
+        self.index, self._lost = known.index, known.unknown
         if known.runs:
             self.began_at = known.runs[-1].started_at
             self.ended_in_order = known.runs[-1].ended_cleanly
@@ -185,7 +185,7 @@ class Gauge:
     def _count(self, segment: Segment, lines: Iterator[Line]) -> None:
         run_id = segment.header.run_id if segment.header else None
         is_current = self.outset is not None and self.outset.run_id == run_id
-        file = self._index.open_file(segment.path.name)
+        file = self.index.open_file(segment.path.name)
         states: dict[bytes, int] = {}
         answered: dict[bytes, bool] = {}
         for offset, data, is_copy in lines:
@@ -198,7 +198,7 @@ class Gauge:
                 state = state_of(data)
                 if state not in states:
                     status, code = read_state(state)
-                    states[state] = self._index.ending(status, code)
+                    states[state] = self.index.ending(status, code)
                     answered[state] = status in ANSWERED
                 place = (file, offset, len(data))
                 self._record(unhexlify(name), states[state], place, is_current=is_current)
@@ -216,7 +216,7 @@ class Gauge:
     def _record(
         self, key: bytes, ending: int, place: tuple[int, int, int], *, is_current: bool
     ) -> None:
-        index = self._index
+        index = self.index
         number = index.add(key)
         before = index.ending_of(number)
         index.record(key, ending, *place)

@@ -2,7 +2,8 @@
 
 from batch_runner.asked import first_without
 from batch_runner.bill import source_of
-from batch_runner.changes import other_model
+from batch_runner.changes import TO_PAY, check_journal_is_there, other_model
+from batch_runner.errors import ChangedRowsError
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
@@ -45,6 +46,10 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary.examples = dict([first_without(work)])
     if note := other_model(work):
         summary.warnings.insert(0, note)
+    try:
+        check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
+    except ChangedRowsError as error:
+        summary.warnings.insert(0, f"a run refuses to start: {error}; {error.hint}")
     if left := findings.left_over:
         results = (
             "1 result is of a prompt or row"
