@@ -122,6 +122,7 @@ def _summary_of_plan(work: Work) -> RunSummary:
         elapsed_seconds=time.time() - work.started_at,
         rows=plan.rows,
         duplicates=plan.duplicates,
+        sharing=plan.copies,
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
         bad_files=[file.reason for file in work.table.left_out],

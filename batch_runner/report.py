@@ -156,7 +156,10 @@ def _pace(summary: RunSummary) -> str:
     if not summary.sent:
         return took
     told = f"{took}, {pace(summary.rows_per_second)}"
-    return f"this run {many(summary.sent, 'row')} in {told}" if _is_mixed(summary) else told
+    if _is_mixed(summary):
+        return f"this run {many(summary.sent, 'row')} in {told}"
+    # Otherwise whoever divides the rows by the time gets another pace.
+    return f"{many(summary.sent, 'row')} sent in {told}" if summary.sharing else told
 
 
 def _money(summary: RunSummary) -> Iterator[str]:

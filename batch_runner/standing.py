@@ -32,6 +32,7 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         rows=work.plan.rows,
         sent=sum(course.rows for course in courses),
         duplicates=work.plan.duplicates,
+        sharing=work.plan.copies,
         bad_records=work.plan.bad_count,
         bad_places=[record.place for record in work.plan.bad],
         bad_files=[file.reason for file in work.table.left_out],

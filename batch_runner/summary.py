@@ -59,6 +59,8 @@ class RunSummary:
     """Files of several that could not be read, and why: their rows are not among `rows`."""
     duplicates: int = 0
     formula_cells: int = 0
+    sharing: int = 0
+    """Rows that take the answer of an equal row: one call for all of them."""
     damaged_records: int = 0
     warnings: list[str] = field(default_factory=list)
     limit_changes: list[dict[str, Any]] = field(default_factory=list)

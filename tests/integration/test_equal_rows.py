@@ -153,3 +153,22 @@ def test_files_of_any_age_are_known_again(nights):
     statuses = json.loads((nights.folder / "out.csv.meta.json").read_text())["statuses"]
     assert statuses["ok"] == 12
     assert nights.calls() == nights.paid
+
+
+def test_the_pace_of_a_run_with_dedupe_is_that_of_the_rows_it_sends_and_says_so(
+    main_cli, fault_server, monkeypatch
+):
+    """Rows that take an answer cost no time: with them the pace would be that of nothing."""
+    shown = []
+    monkeypatch.setattr("batch_runner.progress.Silence.show", lambda _, now: shown.append(now))
+    rows = [f"text {number % 5}" for number in range(50)]
+    (main_cli.folder / "in.csv").write_text("\n".join(["body", *rows, ""]))
+    (main_cli.folder / "job.toml").write_text(job_text(url=fault_server.url, cap=50))
+    first = main_cli("run", "job.toml", "--dedupe", "-n", "4", "--progress", "off")
+    assert "   4 rows sent in " in first.err
+    assert {now.total for now in shown} == {4}
+    shown.clear()
+    rest = main_cli("run", "job.toml", "--progress", "off")
+    assert "   this run 1 row in " in rest.err
+    assert {now.total for now in shown} == {5}
+    assert "   5 rows sent in " in main_cli("report", "job.toml").out
