@@ -64,7 +64,7 @@ def _lines(summary: RunSummary) -> list[str]:
     if quantiles := summary.latency_quantiles:
         words = [f"{name} {duration(s)}" for name, s in quantiles.items() if name != "max"]
         head.append(f"latency  {_THIS_RUN if _is_mixed(summary) else ''}{'  '.join(words)}")
-    if summary.rate_limited_calls:
+    if summary.rate_limited_calls and summary.sent:
         head.append(f"limits   {_limits(summary)}")
     if failed := _failed(summary):
         head.append(f"{failed_name(summary.statuses)}   {failed}")

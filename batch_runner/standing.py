@@ -7,7 +7,7 @@ from batch_runner.errors import ChangedRowsError
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
-from batch_runner.meta import read_meta
+from batch_runner.meta import limits_told, read_meta
 from batch_runner.outset import endings_of
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
@@ -73,12 +73,13 @@ def standing(work: Work, findings: Findings) -> RunSummary:
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
     """What only the meta file of the last run knows, if it is of the last run indeed."""
-    meta = read_meta(work.job.output_path)
+    output = work.job.output_path
+    summary.limits_of_run = summary.run_id
+    summary.limit_changes, summary.rate_limited_calls = limits_told(output, of_run=summary.run_id)
+    meta = read_meta(output)
     if meta.get("run_id") != summary.run_id:
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:
         summary.hint = f"run again to go on: {command('run', summary.invocation)}"
     summary.report = meta.get("report")
-    summary.limit_changes = meta.get("limit_changes") or []
-    summary.rate_limited_calls = meta.get("rate_limited_calls")
