@@ -187,6 +187,39 @@ def test_completion_scripts_are_made_from_the_command_line(main_cli, shell):
         subprocess.run([program, "-n"], input=ran.out, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ver"], ["verify"]),
+        (["run", "--max"], ["--max-cost", "--max-errors"]),
+        (["run", "--on-change", ""], ["rerun", "keep", "fail"]),
+        (["run", "jobs/mi"], ["jobs/mine.toml"]),
+    ],
+)
+def test_bash_itself_completes_what_is_typed(main_cli, typed, offered):
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    (main_cli.folder / "jobs").mkdir()
+    (main_cli.folder / "jobs/mine.toml").touch()
+    script = main_cli.folder / "completion.sh"
+    script.write_text(main_cli("--print-completion", "bash").out)
+    asks = """
+        source completion.sh
+        read -r -a entry <<< "$(complete -p batch-runner)"
+        for word in "${!entry[@]}"; do [ "${entry[word]}" = -F ] && answer=${entry[word + 1]}; done
+        COMP_WORDS=(batch-runner "$@") COMP_CWORD=$#
+        $answer batch-runner "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    ran = subprocess.run(
+        [bash, "--noprofile", "--norc", "-c", asks, "bash", *typed], cwd=main_cli.folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [word.strip() for word in ran.stdout.splitlines()] == offered, ran.stderr
+
+
 def test_completion_without_shtab_says_what_to_install(main_cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     ran = main_cli("--print-completion", "bash")
