@@ -12,7 +12,7 @@ TOOLS := $(VENV)/tools-$(WANTED)
 SEEDS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz check format lint typecheck test-faults sim bench sample-data lock build clean
+.PHONY: help install demo test fuzz check audit format lint typecheck test-faults sim bench sample-data lock build clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,10 +49,17 @@ test: install ## run the tests (the slow ones are in test-faults)
 fuzz: install ## the properties again, with new random examples
 	HYPOTHESIS_PROFILE=dice $(BIN)/python -m pytest tests/properties
 
-check: install ## format check, lint, types
+check: install ## format check, lint (the Dockerfile, too), types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
+
+audit: ## ask a public database for known holes in what constraints.txt pins (needs the internet)
+	@# An environment of its own: what it brings is none of ours, and .ci/run has to do without it.
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 format: install ## format the code
 	$(BIN)/ruff format .
@@ -60,6 +67,7 @@ format: install ## format the code
 
 lint: install ## lint only
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile
 
 typecheck: install ## types only
 	$(BIN)/mypy

@@ -17,7 +17,7 @@ CEILING_OVERHEAD_TOKENS = 64
 
 
 class Lost(Protocol):
-    """A call that was begun and never ended: the journal's `Intent`."""
+    """A call that was begun and whose end nothing tells: the journal's `Intent`."""
 
     @property
     def model(self) -> str: ...
@@ -25,6 +25,8 @@ class Lost(Protocol):
     def request_bytes(self) -> int | None: ...
     @property
     def max_output_tokens(self) -> int | None: ...
+    @property
+    def has_ended(self) -> bool: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -232,8 +234,9 @@ class Biller:
         return self.ceiling(model, 0, 0, at=at) is not None
 
     def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
-        """The bill of a call that was in flight when its process died."""
-        bill = Bill(calls=1, unknown=Counter({UnknownBilling.CRASH: 1}))
+        """The bill of a call that was in flight when its process died, or whose record is damaged."""
+        cause = UnknownBilling.DAMAGED if intent.has_ended else UnknownBilling.CRASH
+        bill = Bill(calls=1, unknown=Counter({cause: 1}))
         ceiling = self.ceiling(intent.model, intent.request_bytes, intent.max_output_tokens, at=at)
         bill.bound(ceiling)
         return bill

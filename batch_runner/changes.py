@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from batch_runner.amounts import many
+from batch_runner.amounts import dollars_at_least, many
 from batch_runner.errors import ChangedRowsError
 from batch_runner.grown import is_same_or_grown
 from batch_runner.job import JobSpec
 from batch_runner.journal import Index, Replay, RunDirectory
-from batch_runner.meta import answers_told
+from batch_runner.meta import answers_told, dollars_told
 from batch_runner.plan import UNSENDABLE, Plan, Wanted
 from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.prompt import PromptBuilder
@@ -151,8 +151,10 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     directory = RunDirectory(job.run_path)
     if about_to == TO_PAY and _put_aside_since(directory, run_id):
         return  # `--fresh` meant it, and was broken off
+    paid = dollars_told(job.output_path)
+    cost = f" that cost {dollars_at_least(paid)}" if paid else ""
     raise ChangedRowsError(
-        f"{job.origin}: {str(job.output_path)!r} shows at least {many(told, 'answer')}, and the journal "
+        f"{job.origin}: {str(job.output_path)!r} shows at least {many(told, 'answer')}{cost}, and the journal "
         f"beside it holds {many(held, 'result')}: they would be {about_to}",
         hint=f"put {str(directory.segments)!r} back; --fresh sends and pays for every row, "
         "and another output.path, or -o, leaves this one alone",

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from batch_runner import __version__
 from batch_runner.errors import ExitCode
-from batch_runner.manual import EXAMPLES, FAULTS
+from batch_runner.manual import EXAMPLES, FAULTS, SERVE, VERIFY
 
 
 COMMANDS: dict[str, str] = {
@@ -144,8 +144,9 @@ def build_parser() -> Parser:
         for name, text in COMMANDS.items()
     }
     _add_init(made["init"])
-    made["faults"].epilog = FAULTS
-    made["faults"].formatter_class = argparse.RawDescriptionHelpFormatter
+    for name, text in (("faults", FAULTS), ("serve", SERVE), ("verify", VERIFY)):
+        made[name].epilog = text
+        made[name].formatter_class = argparse.RawDescriptionHelpFormatter
     _add_job(made["run"], or_else="; flags alone work too")
     _add_job_flags(made["run"])
     for name in ("check", "estimate", "retry"):

@@ -13,7 +13,7 @@ from typing import Any
 from batch_runner import stored
 from batch_runner.errors import JobError
 from batch_runner.frozen import frozen
-from batch_runner.job import ColumnSet, JobSpec
+from batch_runner.job import COMMAND_LINE, ColumnSet, JobSpec
 from batch_runner.records import Column, ColumnKind, Completion, RowStatus
 from batch_runner.responses import citations
 from batch_runner.stored import Told
@@ -180,9 +180,11 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     columns += [Column(name=c, kind=_json_kind(job, p)) for p, c in pointers.items()]
     _check_unique(job, columns)
     read = [_ALL[name][1] for name in names]
+    # A job of flags has no file: what it writes must not depend on where it was typed.
+    folder = job.output_path.absolute().parent if job.origin == COMMAND_LINE else job.folder
 
     def cells(endings: Sequence[Ending]) -> list[Sequence[Any]]:
-        rows = _Rows(endings, job.folder)
+        rows = _Rows(endings, folder)
         answered = ([at_pointer(row.answer, pointer) for row in endings] for pointer in pointers)
         return [*(values(rows) for values in read), *answered]
 

@@ -14,7 +14,7 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.meta import read_meta, write_meta
+from batch_runner.meta import limits_told, read_meta, write_meta
 from batch_runner.news import newly_failed, newly_left_out
 from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
@@ -36,6 +36,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
     summary = _summary_of_plan(work)
     if dispatch is not None:
         _add_calls(summary, dispatch)
+    else:
+        _add_limits_of_before(summary, work)
     storage_failed = summary.exit_code is ExitCode.STORAGE
     results = bill_of_results(work, dispatch)
     summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
@@ -122,10 +124,11 @@ def _summary_of_plan(work: Work) -> RunSummary:
         elapsed_seconds=time.time() - work.started_at,
         rows=plan.rows,
         duplicates=plan.duplicates,
+        sharing=plan.copies,
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
         bad_files=[file.reason for file in work.table.left_out],
-        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        damaged_records=sum(not place.is_expected for place in work.damage),
         warnings=list(work.warnings),
     )
 
@@ -140,6 +143,7 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     summary.latency_quantiles = tally.latencies.quantiles()
     summary.rate_limited_calls = dispatch.limiter.rate_limited
     summary.limit_changes = dispatch.limit_changes()
+    summary.limits_of_run = summary.run_id
     reason = dispatch.drain.reason
     if dispatch.signal_number is not None and not isinstance(reason, StorageError):
         summary.exit_code = ExitCode.of_signal(dispatch.signal_number)
@@ -149,6 +153,14 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)
         summary.hint = reason.hint
+
+
+def _add_limits_of_before(summary: RunSummary, work: Work) -> None:
+    """The page of a run that sends nothing still shows how the calls in flight came along."""
+    if work.replay.runs:
+        last = summary.limits_of_run = work.replay.runs[-1].run_id
+        told = limits_told(work.job.output_path, of_run=last)
+        summary.limit_changes, summary.rate_limited_calls = told
 
 
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:

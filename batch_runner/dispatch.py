@@ -345,9 +345,10 @@ class Dispatch:
 
 
 def _denied_hint(job: JobSpec, key: str | None) -> str:
-    """The way out after a 401 or 403 to somebody who sent no key, and may not know it."""
+    """The way out after a 401 or 403: which key was sent, or that none was, which not everybody knows."""
     if key is not None:
-        return ""
+        name = key_source(job, key).removeprefix("key from ")
+        return f"check the key in {name}; finished rows are kept, run again to go on"
     return (
         f"no key was sent{key_source(job, key).removeprefix('no key')}; if the endpoint takes one, "
         'name the variable that holds it: api_key_env = "..." under [endpoint]'

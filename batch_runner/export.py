@@ -12,11 +12,12 @@ from batch_runner.batch_answers import is_batch, write_answers
 from batch_runner.columns import Ending
 from batch_runner.disk import identity_of
 from batch_runner.job import FormulaPolicy
-from batch_runner.journal import ending_of
+from batch_runner.journal import RunDirectory, ending_of
 from batch_runner.kept import digest_of_kept
 from batch_runner.plan import UNSENDABLE
 from batch_runner.prompt import row_key
 from batch_runner.records import Completion, Failure, Row, RowStatus
+from batch_runner.shortcut import forget_shortcut
 from batch_runner.tables import compressed, format_of, ignore
 from batch_runner.tally import Examples
 from batch_runner.work import Work
@@ -75,24 +76,32 @@ def export(
 
     if as_batch:
         write_answers(work, path, shown)
-        return exported
-    with publish(path) as file, compressed(file, path) as target:
-        report = work.table.write_back(
-            target,
-            format=format_of(path),
-            columns=work.columns.columns,
-            answer=shown,
-            cells=work.columns.cells,
-            escape_formulas=work.job.output.csv_formulas is FormulaPolicy.ESCAPE,
-            delimiter="\t" if path.suffix == ".tsv" else None,
-        )
-    exported.formula_cells = report.formula_cells
-    exported.unencodable_rows = report.unencodable_rows
+    else:
+        with publish(path) as file, compressed(file, path) as target:
+            report = work.table.write_back(
+                target,
+                format=format_of(path),
+                columns=work.columns.columns,
+                answer=shown,
+                cells=work.columns.cells,
+                escape_formulas=work.job.output.csv_formulas is FormulaPolicy.ESCAPE,
+                delimiter="\t" if path.suffix == ".tsv" else None,
+            )
+        exported.formula_cells = report.formula_cells
+        exported.unencodable_rows = report.unencodable_rows
+    if exported.damaged:  # what is believed would hide it from the next run
+        forget_shortcut(RunDirectory(work.job.run_path))
     return exported
 
 
 def notes_on(exported: Exported, work: Work) -> Iterator[str]:
     """What readers of the output should know of its cells."""
+    if exported.damaged:
+        were = "was" if exported.damaged == 1 else "were"
+        yield (
+            f"{many(exported.damaged, 'answer')} {were} damaged on the disk since the journal was last "
+            f"read: the next run asks again for what is marked {RowStatus.PENDING}"
+        )
     if exported.formula_cells and work.job.output.csv_formulas is FormulaPolicy.KEEP:
         yield (
             f"{many(exported.formula_cells, 'cell')} may be taken for a spreadsheet formula; "

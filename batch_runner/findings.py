@@ -106,7 +106,6 @@ class Findings:
         self.answered_calls = 0
         """Calls that gave a row its answer."""
         self._unknown: dict[UnknownBilling, Bill] = {}
-        self._lost = Bill()
         self.models: Counter[str] = Counter()
         self.endpoints: Counter[str] = Counter()
         """Of the rows of the output, how many each has answered, in words."""
@@ -150,11 +149,12 @@ class Findings:
             self._consider(result, bill.listed if result.billed and not bill.unpriced else None)
 
     def add_lost_call(self, intent: Intent) -> None:
-        """A call was in flight when its process died."""
+        """A call was in flight when its process died, or the record of its end is damaged."""
         course = self._course(intent.run_id, None)
         bill = self._biller.bill_lost(intent, at=None)
         course.bill.merge(bill)
-        self._lost.merge(bill)
+        for cause in bill.unknown:
+            self._unknown.setdefault(cause, Bill()).merge(bill)
 
     def bill(self) -> Bill:
         """Of all runs, calls lost in crashes included."""
@@ -165,8 +165,7 @@ class Findings:
 
     def unknown(self) -> dict[UnknownBilling, Bill]:
         """Attempts of unknown billing by cause, each with its bound."""
-        lost = {UnknownBilling.CRASH: self._lost} if self._lost.calls else {}
-        return self._unknown | lost
+        return self._unknown
 
     def samples(self) -> list[Sample]:
         """All that are shown anywhere."""

@@ -9,7 +9,8 @@ from binascii import unhexlify
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 
 from batch_runner.bill import Bill
 from batch_runner.journal import Growth, Index, Intent, Manifest, read_manifest
@@ -29,8 +30,8 @@ from batch_runner.journal.record import (
     state_of,
 )
 from batch_runner.journal.scan import Line, Numbers, Segment, find_segments, read_lines
-from batch_runner.outset import Endings, Outset, endings_of, read_outset
-from batch_runner.records import ANSWERED
+from batch_runner.outset import Endings, Outset, endings_of, places_of, read_outset
+from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import digest_of_prices, read_shortcut
 
@@ -52,7 +53,7 @@ class Gauge:
 
     def _begin(self) -> None:
         self._growth = Growth(self._place.directory)
-        self._index = Index()
+        self.index = Index()
         self._moved: Counter[int] = Counter()
         """By ending: rows that came to it since the outset, less those that left it."""
         self._ended: Endings | None = None
@@ -75,9 +76,9 @@ class Gauge:
     def endings(self) -> Endings:
         """The rows of the input by status and code; without an outset, all results there are."""
         if self.outset is None:
-            return self._index.endings(range(len(self._index)))
+            return self.index.endings(range(len(self.index)))
         endings = Counter(self.outset.endings if self._ended is None else self._ended)
-        endings.update({self._index.named(number): n for number, n in self._moved.items()})
+        endings.update({self.index.named(number): n for number, n in self._moved.items()})
         return +endings
 
     @property
@@ -86,13 +87,16 @@ class Gauge:
         return len(self._flights.open.keys() | self._flights.waiting.keys())
 
     def lost(self, *, is_running: bool) -> list[Intent]:
-        """Calls that were in flight when their process died."""
+        """Calls that were in flight when their process died, or whose record is damaged."""
         flights = self._flights
-        lines = [line for _, line in flights.lost]
+        lost, unread = (flights.lost, flights.unread) if is_running else flights.untold()
         if not is_running:
-            lines += [line for lines in flights.open.values() for line in lines]
-            lines += [line for waiting in flights.waiting.values() for _, line in waiting]
-        return [*self._lost, *map(read_intent, lines)]
+            lost = [*lost, *chain.from_iterable(flights.waiting.values())]
+        return [
+            *self._lost,
+            *(read_intent(line) for _, line in lost),
+            *(replace(read_intent(line), has_ended=True) for _, line in unread),
+        ]
 
     def bill(self, *, is_running: bool) -> Bill:
         """Of all runs, lost calls included; of attempts that cost nothing it knows nothing."""
@@ -106,7 +110,14 @@ class Gauge:
     @property
     def damaged(self) -> int:
         """Places that no killed run explains."""
-        return sum(not place.is_expected for place in self._growth.damage)
+        return len(places_of(self._growth.damage))
+
+    @property
+    def is_made_good(self) -> bool:
+        """A run has met all damage since, and none of its rows is without a result."""
+        met = [] if self.outset is None else self.outset.damaged
+        is_met = all(place in met for place in places_of(self._growth.damage))
+        return is_met and not any(status is RowStatus.PENDING for status, _ in self.endings)
 
     def read(self, *, is_running: bool = False) -> None:
         """What has come since the last time is counted. Raises as `journal.replay` does.
@@ -144,7 +155,7 @@ class Gauge:
                 return
             self._ended = endings_of(plan.plan, known.index, copies=False)
         self._growth.pass_over(known.index.files)
-        self._index, self._lost = known.index, known.unknown
+        self.index, self._lost = known.index, known.unknown
         if known.runs:
             self.began_at = known.runs[-1].started_at
             self.ended_in_order = known.runs[-1].ended_cleanly
@@ -174,7 +185,7 @@ class Gauge:
     def _count(self, segment: Segment, lines: Iterator[Line]) -> None:
         run_id = segment.header.run_id if segment.header else None
         is_current = self.outset is not None and self.outset.run_id == run_id
-        file = self._index.open_file(segment.path.name)
+        file = self.index.open_file(segment.path.name)
         states: dict[bytes, int] = {}
         answered: dict[bytes, bool] = {}
         for offset, data, is_copy in lines:
@@ -187,7 +198,7 @@ class Gauge:
                 state = state_of(data)
                 if state not in states:
                     status, code = read_state(state)
-                    states[state] = self._index.ending(status, code)
+                    states[state] = self.index.ending(status, code)
                     answered[state] = status in ANSWERED
                 place = (file, offset, len(data))
                 self._record(unhexlify(name), states[state], place, is_current=is_current)
@@ -199,12 +210,13 @@ class Gauge:
             elif data.startswith(GRATIS):
                 self._flights.open.pop(name, None)
             elif data.startswith(END):
+                self._flights.close()
                 self.ended_in_order = True
 
     def _record(
         self, key: bytes, ending: int, place: tuple[int, int, int], *, is_current: bool
     ) -> None:
-        index = self._index
+        index = self.index
         number = index.add(key)
         before = index.ending_of(number)
         index.record(key, ending, *place)

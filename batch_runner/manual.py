@@ -20,7 +20,20 @@ environment:
 """
 
 
-FAULTS = """\
+VERIFY = """\
+exit codes:
+  0  every record is intact; or a killed run left half a line at the end of a segment; or what is
+     damaged is made good: a run has met it since, and no row of its input is without a result
+  5  damaged, and rows may have to be asked again: it says by which command
+"""
+
+SERVE = """\
+Runs until a signal ends it (Ctrl-C, SIGTERM), and exits 0 then: a server has no other end.
+"""
+
+FAULTS = (
+    SERVE
+    + """
 A request names its fault itself, by the model ("fault:429") or by a marker in its text
 ("[[fault:slow:2]]"), or a script names it. `curl http://127.0.0.1:8081/admin/faults` lists all.
   500                  always, for this request
@@ -58,3 +71,4 @@ ledger (--ledger FILE), JSON lines; each call has a number `n` and two lines, `e
 No R: still in flight, or the server died. The response_id of B is the column llm_response_id
 (output.columns = "full"); its key finds the other calls for that row, those that failed too.
 """
+)

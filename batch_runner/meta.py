@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ def notes_of(output: Path, *, since: str = "") -> tuple[str, ...]:
     if not isinstance(notes, list) or str(meta.get("run_id", "")) < since:
         return ()
     return tuple(map(str, notes))
+
+
+def limits_told(output: Path, *, of_run: str) -> tuple[list[dict[str, Any]], int | None]:
+    """How the limit on calls in flight changed in that run, and how many calls were answered 429.
+
+    A run that sends nothing keeps what the one before it said.
+    """
+    meta = read_meta(output)
+    if meta.get("limits_of_run", meta.get("run_id")) != of_run:
+        return [], None
+    return meta.get("limit_changes") or [], meta.get("rate_limited_calls")
+
+
+def dollars_told(output: Path) -> Decimal | None:
+    """What all runs had cost at least when the output was written; None where that is not known."""
+    told = read_meta(output).get("cost_usd_at_least")
+    try:
+        return None if told is None else Decimal(str(told))
+    except InvalidOperation:
+        return None
 
 
 def answers_told(output: Path) -> tuple[int, str]:

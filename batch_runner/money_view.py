@@ -21,6 +21,7 @@ CAUSES = {
     UnknownBilling.SERVER_ERROR: "server failed after it had the request",
     UnknownBilling.BAD_REPLY: "reply unreadable, or without usage",
     UnknownBilling.CANCELLED: "broken off when the run was stopped",
+    UnknownBilling.DAMAGED: "their end stood where the journal is damaged",
 }
 
 

@@ -34,6 +34,7 @@ from batch_runner.journal import (
     read_manifest,
 )
 from batch_runner.keeping import keep_changed_rows
+from batch_runner.losses import with_losses
 from batch_runner.output_place import check_output, locked_place
 from batch_runner.plan import (
     Dedupe,
@@ -108,6 +109,9 @@ def open_work(
             plan=plan,
             dedupe=dedupe,
             before=before,
+            damage=with_losses(found.damage, directory)
+            if shortcut is None and not fresh
+            else found.damage,
             earlier_segments=len(found.index.files),
             shortcut=shortcut,
             plan_made_of=made_of,
@@ -232,7 +236,7 @@ def _oddities(work: Work) -> Iterator[str]:
         yield f"{records} could not be read and {were} left out, the first at {plan.bad[0].place}"
     if plan.rows > 1 and not work.builder.uses_columns:
         yield "the prompt names no column, so every row asks for the same"
-    if damaged := sum(not place.is_expected for place in work.replay.damage):
+    if damaged := work.new_damage:
         yield damage_in_words(damaged)
 
 

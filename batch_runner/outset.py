@@ -6,11 +6,11 @@ would count as progress. It is kept in the manifest, so it is a hint, and what s
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batch_runner.journal import DamagedManifest, Index, Manifest
+from batch_runner.journal import Damage, DamagedManifest, Index, Manifest
 from batch_runner.plan import UNSENDABLE, Plan
 from batch_runner.records import RowStatus
 
@@ -38,6 +38,8 @@ class Outset:
     """The input that was counted (`identity_of`): the manifest's own is that of the last calls."""
     left_out: list[list[Any]] = field(default_factory=list)
     """Likewise, of the files that could not be read."""
+    damaged: list[list[Any]] = field(default_factory=list)
+    """Places of the journal that could not be read when the rows were counted: see `places_of`."""
     endings: Endings = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Outset:
             "made_of": self.made_of,
             "files": self.files,
             "left_out": self.left_out,
+            "damaged": self.damaged,
             "endings": [[str(status), code, n] for (status, code), n in self.endings.items()],
         }
 
@@ -61,6 +64,7 @@ def outset_of(
     made_of: str | None = None,
     files: list[list[Any]] | None = None,
     left_out: Sequence[list[Any]] = (),
+    damage: Iterable[Damage] = (),
 ) -> Outset:
     """Of a run that is about to send what the plan wants."""
     return Outset(
@@ -71,8 +75,14 @@ def outset_of(
         made_of=made_of,
         files=files,
         left_out=[*left_out],
+        damaged=places_of(damage),
         endings=endings_of(plan, index, copies=False),
     )
+
+
+def places_of(damage: Iterable[Damage]) -> list[list[Any]]:
+    """By which a later reader knows damage again: no segment is ever written to once it is left."""
+    return [[one.segment, one.offset, one.length] for one in damage if not one.is_expected]
 
 
 def endings_of(plan: Plan, index: Index, *, copies: bool = True) -> Endings:
@@ -101,6 +111,7 @@ def read_outset(manifest: Manifest | DamagedManifest | None) -> Outset | None:
             made_of=fields.get("made_of"),
             files=fields.get("files"),
             left_out=fields.get("left_out", []),
+            damaged=fields.get("damaged", []),
             endings=Counter({(RowStatus(s), code): n for s, code, n in fields["endings"]}),
         )
     except (KeyError, TypeError, ValueError):

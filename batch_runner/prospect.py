@@ -22,6 +22,8 @@ class Prospect:
     """To send: never asked before."""
     in_flight: int = 0
     """To send: asked before by a run that never heard the answer; paid for, perhaps."""
+    damaged: int = 0
+    """To send: they ended before, and the journal is damaged where that stood."""
     changed: int = 0
     """To send: answered before in other words."""
     again: Counter[RowStatus] = field(default_factory=Counter)
@@ -44,7 +46,7 @@ class Prospect:
 
     @property
     def to_send(self) -> int:
-        return self.new + self.in_flight + self.changed + self.again.total()
+        return self.new + self.in_flight + self.damaged + self.changed + self.again.total()
 
     def words(self) -> str:
         """`60 rows, 21 to send (19 new, 2 changed), 39 done before`."""
@@ -53,6 +55,7 @@ class Prospect:
     def sending(self) -> str:
         """What is sent, for people."""
         kinds = {"new": self.new, "in flight before": self.in_flight, "changed": self.changed}
+        kinds["lost to damage in the journal"] = self.damaged
         kinds |= {f"{status} before": self.again[status] for status in RowStatus}
         found = {kind: n for kind, n in kinds.items() if n}
         words = f"{self.to_send:,} to send"
@@ -93,6 +96,7 @@ class Prospect:
             "to_send": self.to_send,
             "new": self.new,
             "in_flight_before": self.in_flight,
+            "lost_to_damage": self.damaged,
             "changed": self.changed,
             "ended_before": {str(status): n for status, n in self.again.items() if n},
             "left_for_later": self.later,
@@ -125,11 +129,12 @@ def prospect_of(
             left[status] += n
     unanswered = again.pop(RowStatus.PENDING, 0)
     edited = sum(plan.wanted[row] and index.entry(plan.entries[row]) is None for row in changed)
-    in_flight = _in_flight(plan, journal, changed)
+    in_flight, damaged = _without_ending(plan, journal, changed)
     return Prospect(
         rows=plan.rows,
-        new=unanswered - edited - in_flight,
+        new=unanswered - edited - in_flight - damaged,
         in_flight=in_flight,
+        damaged=damaged,
         changed=edited,
         again=again,
         later=later,
@@ -143,12 +148,13 @@ def prospect_of(
     )
 
 
-def _in_flight(plan: Plan, journal: Replay, changed: Collection[int]) -> int:
-    """How many rows to send were asked before and are still without any result."""
+def _without_ending(plan: Plan, journal: Replay, changed: Collection[int]) -> tuple[int, int]:
+    """How many rows to send were asked before and have no result: in flight, and lost to damage."""
     index = journal.index
-    asked = {index.number(intent.key) for intent in journal.unknown}
-    waiting = {number for number in asked if number is not None and index.entry(number) is None}
+    asked = {index.number(intent.key): intent.has_ended for intent in journal.unknown}
+    waiting = {n: ended for n, ended in asked.items() if n is not None and index.entry(n) is None}
     if not waiting:
-        return 0
+        return 0, 0
     wanted = compress(enumerate(plan.entries), plan.wanted)
-    return sum(entry in waiting and row not in changed for row, entry in wanted)
+    found = [waiting[entry] for row, entry in wanted if entry in waiting and row not in changed]
+    return found.count(False), found.count(True)

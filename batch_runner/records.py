@@ -168,6 +168,8 @@ class UnknownBilling(StrEnum):
     """The reply could not be read, or carried no usage."""
     CANCELLED = "cancelled"
     """The run was stopped before the reply came."""
+    DAMAGED = "damaged"
+    """The call ended, and the journal's record of that is damaged."""
 
 
 @frozen

@@ -64,7 +64,7 @@ def _lines(summary: RunSummary) -> list[str]:
     if quantiles := summary.latency_quantiles:
         words = [f"{name} {duration(s)}" for name, s in quantiles.items() if name != "max"]
         head.append(f"latency  {_THIS_RUN if _is_mixed(summary) else ''}{'  '.join(words)}")
-    if summary.rate_limited_calls:
+    if summary.rate_limited_calls and summary.sent:
         head.append(f"limits   {_limits(summary)}")
     if failed := _failed(summary):
         head.append(f"{failed_name(summary.statuses)}   {failed}")
@@ -156,7 +156,10 @@ def _pace(summary: RunSummary) -> str:
     if not summary.sent:
         return took
     told = f"{took}, {pace(summary.rows_per_second)}"
-    return f"this run {many(summary.sent, 'row')} in {told}" if _is_mixed(summary) else told
+    if _is_mixed(summary):
+        return f"this run {many(summary.sent, 'row')} in {told}"
+    # Otherwise whoever divides the rows by the time gets another pace.
+    return f"{many(summary.sent, 'row')} sent in {told}" if summary.sharing else told
 
 
 def _money(summary: RunSummary) -> Iterator[str]:

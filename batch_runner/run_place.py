@@ -10,7 +10,7 @@ from pathlib import Path
 from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
 from batch_runner.invocation import last_invocation
-from batch_runner.job import JobSpec, PriceSpec
+from batch_runner.job import META_SUFFIX, JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
 from batch_runner.tables.formats import format_of
@@ -102,6 +102,11 @@ def place_named(name: str) -> RunPlace | None:
     if path.suffix == SUFFIX or _is_table(path):
         there = "" if path.exists() else "; nor is there a file of that name"
         beside = path.name + SUFFIX
+        if path.with_name(path.name + META_SUFFIX).exists():
+            raise UsageError(
+                f"the journal of {name!r} is gone: there is no {beside!r} beside it",
+                hint=f"put {beside!r} back; status of its job file says what a run would do without",
+            )
         raise UsageError(
             f"no run has written to {name!r}: there is no {beside!r} beside it{there}",
             hint=f"{hint}; before its first run only the job file will do, also for status --watch",

@@ -102,7 +102,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if not work.plan.to_send:
             if options.fresh:
                 work.warnings.append("--fresh has no row to send: the journal stays as it is")
-            if options.dedupe is not None or work.kept is not None:
+            if options.dedupe is not None or work.kept is not None or work.new_damage:
                 remember_job(work)
             yield work, None
             return
@@ -191,15 +191,18 @@ def _dispatch(
 
 
 def _done_before(work: Work) -> int:
-    """Rows that have ended and are not sent now; what is left for a later run is not done."""
+    """Rows that have ended and are not sent now; what is left for a later run is not done.
+
+    Rows that take the answer of an equal row are counted nowhere: the pace is that of calls.
+    """
     plan, index = work.plan, work.replay.index
     left = index.endings(
         entry
-        for entry, is_wanted in zip(plan.entries, plan.wanted, strict=True)
-        if not is_wanted and entry != UNSENDABLE
+        for row, (entry, is_wanted) in enumerate(zip(plan.entries, plan.wanted, strict=True))
+        if not is_wanted and entry != UNSENDABLE and not plan.is_copy(row)
     )
     later = sum(n for (status, code), n in left.items() if unfinished(status, code))
-    return plan.rows - plan.to_send - later
+    return plan.rows - plan.copies - plan.to_send - later
 
 
 def _changed(work: Work, options: RunOptions) -> Collection[int]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from hashlib import blake2b
@@ -136,6 +137,12 @@ def write_shortcut(directory: RunDirectory, shortcut: Shortcut) -> None:
     }
     arrays = {**index.arrays, **({} if plan is None else plan.arrays)}
     write_packed(directory.shortcut, Packed(facts=facts, arrays=arrays))
+
+
+def forget_shortcut(directory: RunDirectory) -> None:
+    """The next run reads the journal itself. Bytes that rot change no time of their file."""
+    with suppress(OSError):
+        directory.shortcut.unlink()
 
 
 def recover(directory: RunDirectory) -> tuple[Replay, Shortcut | None]:

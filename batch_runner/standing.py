@@ -2,11 +2,12 @@
 
 from batch_runner.asked import first_without
 from batch_runner.bill import source_of
-from batch_runner.changes import other_model
+from batch_runner.changes import TO_PAY, check_journal_is_there, other_model
+from batch_runner.errors import ChangedRowsError
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
-from batch_runner.meta import read_meta
+from batch_runner.meta import limits_told, read_meta
 from batch_runner.outset import endings_of
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
@@ -31,10 +32,11 @@ def standing(work: Work, findings: Findings) -> RunSummary:
         rows=work.plan.rows,
         sent=sum(course.rows for course in courses),
         duplicates=work.plan.duplicates,
+        sharing=work.plan.copies,
         bad_records=work.plan.bad_count,
         bad_places=[record.place for record in work.plan.bad],
         bad_files=[file.reason for file in work.table.left_out],
-        damaged_records=sum(not place.is_expected for place in work.replay.damage),
+        damaged_records=sum(not place.is_expected for place in work.damage),
         bill=findings.bill(),
         run_bill=findings.bill(),
         price_source=source_of(work.prices, {work.job.model: 1}),
@@ -45,6 +47,10 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     summary.examples = dict([first_without(work)])
     if note := other_model(work):
         summary.warnings.insert(0, note)
+    try:
+        check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
+    except ChangedRowsError as error:
+        summary.warnings.insert(0, f"a run refuses to start: {error}; {error.hint}")
     if left := findings.left_over:
         results = (
             "1 result is of a prompt or row"
@@ -67,12 +73,13 @@ def standing(work: Work, findings: Findings) -> RunSummary:
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
     """What only the meta file of the last run knows, if it is of the last run indeed."""
-    meta = read_meta(work.job.output_path)
+    output = work.job.output_path
+    summary.limits_of_run = summary.run_id
+    summary.limit_changes, summary.rate_limited_calls = limits_told(output, of_run=summary.run_id)
+    meta = read_meta(output)
     if meta.get("run_id") != summary.run_id:
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:
         summary.hint = f"run again to go on: {command('run', summary.invocation)}"
     summary.report = meta.get("report")
-    summary.limit_changes = meta.get("limit_changes") or []
-    summary.rate_limited_calls = meta.get("rate_limited_calls")

@@ -9,9 +9,12 @@ from typing import Any
 
 from batch_runner.amounts import commonest, duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
+from batch_runner.changes import TO_PAY, check_journal_is_there
 from batch_runner.drift import asked_by_flags, is_other_input, request_drift
+from batch_runner.errors import ChangedRowsError
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.invocation import last_invocation
+from batch_runner.job import JobSpec
 from batch_runner.journal import DamagedManifest, Holder, Manifest, damage_in_words, is_locked
 from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
@@ -66,6 +69,8 @@ class Status:
     today: str | None = None
     """What to type behind a command to mean the job as it is described now."""
     damaged: int = 0
+    is_made_good: bool = False
+    """No row is without a result for the damage."""
     rows_per_second: float | None = None
     """Over the last minute of the run going on; None when it is too young to tell."""
     last_row_at: float | None = None
@@ -73,6 +78,8 @@ class Status:
     now: float = 0.0
     bill: Bill = field(default_factory=Bill)
     """Of all runs, lost calls included."""
+    journal_gone: str = ""
+    """In words, what lacks its journal, what a run would do, and the ways out."""
     notes: tuple[str, ...] = ()
     """What the last run wanted to be known: of a quiet one nobody has read it."""
     output_written_at: float | None = None
@@ -133,6 +140,11 @@ class Status:
             self._headline(),
             *self._since(),
             *self._rows(),
+            *(
+                [f"  journal  {one_line(self.journal_gone, LONGEST_REASON)}"]
+                if self.journal_gone
+                else []
+            ),
             f"  {self._state()}",
             *self._calls(),
             *self._money(),
@@ -146,6 +158,8 @@ class Status:
             return f"{self.job}: " + (
                 f"{many(found, 'result')}; how many rows the input has is not known here"
                 if found
+                else "its journal is gone"
+                if self.journal_gone
                 else "no run has begun"
             )
         total = self._own_rows
@@ -196,7 +210,7 @@ class Status:
         words = "not running"
         if self.ended_in_order is False:
             words += "; the last run was killed"
-        if self.to_send and self.invocation is not None:
+        if self.to_send and self.invocation is not None and not self.journal_gone:
             words += f"; to go on     -> {command('run', self.invocation)}"
         return words
 
@@ -246,7 +260,7 @@ class Status:
 
     def _notes(self) -> Iterator[str]:
         """What is known of the journal now, and what the last run said besides."""
-        damage = [damage_in_words(self.damaged)] if self.damaged else []
+        damage = [damage_in_words(self.damaged)] if self.damaged and not self.is_made_good else []
         notes = [*dict.fromkeys([*damage, *self.notes])]
         for note in notes[:MOST_NOTES]:
             yield f"  note     {one_line(note, LONGEST_NOTE)}"
@@ -279,6 +293,7 @@ class Status:
             "input_changed": self.input_changed,
             "request_changed": bool(self.request_changed),
             "damaged_journal_records": self.damaged,
+            "journal_gone": bool(self.journal_gone),
             "warnings": [*self.notes],
         }  # fmt: skip
 
@@ -316,10 +331,12 @@ def read_status(
         moved_on=place.moved_on,
         today=None if job is None else job.invocation,
         damaged=gauge.damaged,
+        is_made_good=gauge.is_made_good,
         rows_per_second=_rows_per_second(gauge, now) if holder else None,
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
         bill=gauge.bill(is_running=holder is not None),
+        journal_gone="" if job is None or holder is not None else _journal_gone(job, gauge),
         notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),
     )
@@ -329,6 +346,14 @@ def _invocation(place: RunPlace, manifest: Manifest | DamagedManifest | None) ->
     """That of the last run, which a watcher may have waited for."""
     last = last_invocation(manifest, output=output_of(place.path))
     return str(last) if last is not None and place.invocation is not None else place.invocation
+
+
+def _journal_gone(job: JobSpec, gauge: Gauge) -> str:
+    try:
+        check_journal_is_there(job, gauge.index, about_to=TO_PAY)
+    except ChangedRowsError as error:
+        return f"a run refuses to start: {error}; {error.hint}"
+    return ""
 
 
 def _output_written_at(place: RunPlace) -> float | None:

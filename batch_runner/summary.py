@@ -59,12 +59,16 @@ class RunSummary:
     """Files of several that could not be read, and why: their rows are not among `rows`."""
     duplicates: int = 0
     formula_cells: int = 0
+    sharing: int = 0
+    """Rows that take the answer of an equal row: one call for all of them."""
     damaged_records: int = 0
     warnings: list[str] = field(default_factory=list)
     limit_changes: list[dict[str, Any]] = field(default_factory=list)
-    """Of this run, oldest first: `at` (Unix time), `was`, `now`, `rate`, `why`."""
+    """Of `limits_of_run`, oldest first: `at` (Unix time), `was`, `now`, `rate`, `why`."""
     rate_limited_calls: int | None = None
-    """Attempts of this run that were answered 429; None when that is not known."""
+    """Attempts of that run that were answered 429; None when that is not known."""
+    limits_of_run: str = ""
+    """The last run that sent anything: this one, or one before it."""
 
     @property
     def rows_per_second(self) -> float:
@@ -114,6 +118,7 @@ class RunSummary:
             "latency_seconds": self.latency_quantiles,
             "limit_changes": self.limit_changes,
             "rate_limited_calls": self.rate_limited_calls,
+            "limits_of_run": self.limits_of_run,
             "output": self.output,
             "report": self.report,
             "warnings": self.warnings,

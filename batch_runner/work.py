@@ -1,7 +1,7 @@
 """A job with everything opened that its commands share, and what its manifest keeps of it."""
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -13,10 +13,17 @@ from batch_runner.disk import identity_of
 from batch_runner.fingerprint import fingerprint
 from batch_runner.grown import digests_of
 from batch_runner.job import COMMAND_LINE, IncompletePolicy, JobSpec
-from batch_runner.journal import Manifest, Replay, RunDirectory, read_manifest, write_manifest
+from batch_runner.journal import (
+    Damage,
+    Manifest,
+    Replay,
+    RunDirectory,
+    read_manifest,
+    write_manifest,
+)
 from batch_runner.kept import KeptRows, write_kept
 from batch_runner.output_place import is_ours
-from batch_runner.outset import MARK, Outset, outset_of
+from batch_runner.outset import MARK, Outset, outset_of, places_of, read_outset
 from batch_runner.plan import Dedupe, Plan, requests
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
@@ -51,6 +58,8 @@ class Work:
     dedupe: Dedupe
     before: Manifest | None
     """What the last run left word of."""
+    damage: Sequence[Damage]
+    """Places of the journal that cannot be read, those at its end that are gone among them."""
     earlier_segments: int
     """Segments of the index that earlier runs wrote."""
     shortcut: Shortcut | None
@@ -108,6 +117,13 @@ class Work:
             return request
         told = self.replay.told(entry, with_reply=False) or {}
         return with_more_room(request, than=told.get("max_output_tokens")) or request
+
+    @property
+    def new_damage(self) -> int:
+        """Damaged places that the last run has not met."""
+        outset = read_outset(self.before)
+        met = [] if outset is None else outset.damaged
+        return sum(place not in met for place in places_of(self.damage))
 
     @property
     def same_prompt(self) -> bool:
@@ -193,6 +209,7 @@ def _outset(work: Work) -> Outset:
             made_of=work.plan_made_of,
             files=work.input_identity,
             left_out=identity_of(file.path for file in work.table.left_out),
+            damage=work.damage,
         )
     return work.outset
 

@@ -20,6 +20,9 @@ from batch_runner.signals import Interrupted, raise_on_signals
 
 log = logging.getLogger("batch_runner")
 
+SERVERS = frozenset({"serve", "faults"})
+"""They end by a signal and in no other way: they have done all that they were asked to do."""
+
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "init": preparing.init,
     "check": preparing.check,
@@ -66,9 +69,11 @@ def carry_out(arguments: argparse.Namespace) -> int:
         is_ctrl_c = interruption.signal_number == signal.SIGINT
         if is_ctrl_c and sys.stderr.isatty():  # the terminal has printed ^C there
             print(file=sys.stderr)
-        if not (is_ctrl_c and _lasts_until_ctrl_c(arguments)):
+        is_server = arguments.command in SERVERS
+        if not (is_server or (is_ctrl_c and getattr(arguments, "watch", False))):
             log.warning("ended by %s", interruption)
-        code = ExitCode.of_signal(interruption.signal_number)
+        number = interruption.signal_number
+        code = ExitCode.DONE if is_server else ExitCode.of_signal(number)
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain again while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,11 +84,6 @@ def carry_out(arguments: argparse.Namespace) -> int:
     if held is not None and code != ExitCode.DONE:
         print("\n".join(held.lines), file=sys.stderr)
     return int(code)
-
-
-def _lasts_until_ctrl_c(arguments: argparse.Namespace) -> bool:
-    """That is how such a command is ended: no news for whoever pressed it."""
-    return arguments.command == "faults" or getattr(arguments, "watch", False)
 
 
 def _forbidden(problem: PermissionError) -> UsageError:

@@ -146,14 +146,11 @@ def _report_batch(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from batch_runner import journal
-    from batch_runner.losses import with_losses
+    from batch_runner.soundness import soundness
 
-    directory = place_meant(arguments).directory
-    found = journal.verify(directory)
-    report = replace(found, damage=with_losses(found.damage, directory))
+    found = soundness(place_meant(arguments))
     if arguments.json:
-        print_json(report.to_json())
-    elif not (arguments.quiet and report.is_sound):
-        print_lines(report.lines())
-    return ExitCode.DONE if report.is_sound else ExitCode.STORAGE
+        print_json(found.to_json())
+    elif not (arguments.quiet and found.is_well):
+        print_lines(found.lines())
+    return ExitCode.DONE if found.is_well else ExitCode.STORAGE

@@ -23,7 +23,7 @@ class HttpError:
     """True behind a gateway: it lost the reply of a model that may have worked."""
 
     def __call__(self, call: Call, retry_after: str) -> Reply:
-        message = self.message.format(model=call.model, key=call.api_key)
+        message = self.message.format(model=call.model, key=call.api_key or "none")
         reply = error_reply(self.status, message, kind=self.kind, code=self.code)
         if self.billed:
             reply = replace(reply, billed=True, usage=call.count(call.text()))

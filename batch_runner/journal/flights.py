@@ -18,7 +18,9 @@ class Flights:
         self.waiting: dict[bytes, list[tuple[object, bytes]]] = {}
         """Key to the writers and intents of such attempts, until a result tells of them."""
         self.lost: list[tuple[object, bytes]] = []
-        """Writers and their intents."""
+        """Writers and their intents: attempts that were in flight when their process died."""
+        self.unread: list[tuple[object, bytes]] = []
+        """Likewise, of processes that closed in order: they had told of them where there is damage."""
         self.ended: set[object] = set()
         """Writers that closed in order."""
         self._writer: object = None
@@ -33,6 +35,10 @@ class Flights:
         if segment.writer != self._writer:
             self.land()
         self._writer = segment.writer
+
+    def close(self) -> None:
+        """The process that is read now closed in order."""
+        self.ended.add(self._writer)
 
     def begin(self, name: bytes, line: bytes) -> None:
         """Whoever is asked anew no longer waits for the response of before."""
@@ -62,9 +68,18 @@ class Flights:
             for name, response_id in self.queued.items()
         }
 
+    def untold(self) -> tuple[list[tuple[object, bytes]], list[tuple[object, bytes]]]:
+        """`lost` and `unread` as they are if the process that is read now writes no more."""
+        lost, unread = [*self.lost], [*self.unread]
+        for name, intents in self.open.items():
+            # One that is still waited for was told of by nobody, however its process closed.
+            was_told = self._writer in self.ended and name not in self.queued
+            kind = unread if was_told else lost
+            kind.extend((self._writer, intent) for intent in intents)
+        return lost, unread
+
     def land(self) -> None:
-        for intents in self.open.values():
-            self.lost.extend((self._writer, intent) for intent in intents)
+        self.lost, self.unread = self.untold()
         self.open.clear()
         # Of several, a later process asks for the last one only, and its result tells of no other.
         for name, attempts in tuple(self.waiting.items()):

@@ -60,6 +60,8 @@ class Intent:
     max_output_tokens: int | None
     run_id: str | None = field(default=None, compare=False)
     """The run that made the call; set when read back from the journal."""
+    has_ended: bool = field(default=False, compare=False)
+    """Its run ended in order, so its result was written: the journal is damaged where that stood."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

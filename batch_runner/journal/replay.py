@@ -89,7 +89,8 @@ class Replay:
         self.index = Index()
         self.damage: list[Damage] = []
         self.unknown: tuple[Intent, ...] = ()
-        """Calls in flight when a process died: sent, maybe billed, never answered here."""
+        """Calls in flight when a process died: sent, maybe billed, never answered here. Calls whose
+        record is damaged, too."""
         self.pending: dict[bytes, Pending] = {}
         """By key: background responses that may still be asked for; also among `unknown`."""
         self.runs: tuple[PastRun, ...] = ()
@@ -210,7 +211,9 @@ def replay(
     lost = (*flights.lost, *chain.from_iterable(flights.waiting.values()))
     run_ids = {writer: header.run_id for writer, header in writers.items()}
     found.unknown += tuple(
-        replace(record.read_intent(intent), run_id=run_ids.get(writer)) for writer, intent in lost
+        replace(record.read_intent(intent), run_id=run_ids.get(writer), has_ended=has_ended)
+        for calls, has_ended in ((lost, False), (flights.unread, True))
+        for writer, intent in calls
     )
     found.pending = flights.pending()
     found.runs += tuple(
@@ -246,7 +249,7 @@ def _replay_lines(lines: Iterator[Line], segment: Segment, index: Index, flights
         elif data.startswith(GRATIS):
             open_flights.pop(data[KEY_AT], None)
         elif data.startswith(END):
-            flights.ended.add(segment.writer)
+            flights.close()
 
 
 def _past_run(header: Header, ended_cleanly: bool) -> PastRun:  # noqa: FBT001 - named in one call

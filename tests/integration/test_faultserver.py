@@ -514,9 +514,8 @@ def test_the_first_signal_ends_the_server_whatever_it_is_doing(run_cli):
                 process.terminate()  # while it is busy with this connection, more often than not
         for process in started:
             said = process.communicate(timeout=10)[1]
-            assert said.startswith("answering until Ctrl-C\n")
-            assert "SIGTERM" in said
-            assert process.returncode == 143
+            assert said == "answering until Ctrl-C\n"
+            assert process.returncode == 0, "a server has no other end"
     finally:
         for process in started:
             process.kill()

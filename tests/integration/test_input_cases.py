@@ -723,3 +723,23 @@ def peak_of_a_dry_run(folder: Path, rows: int) -> int:
     )  # fmt: skip
     unit = 1 if sys.platform == "darwin" else 1024
     return int(ended.stdout.split()[-1]) * unit
+
+
+def test_a_job_of_flags_writes_the_same_wherever_it_is_typed(main_cli, fault_server):
+    place = main_cli.folder
+    (place / "in").mkdir()
+    (place / "elsewhere").mkdir()
+    for name in "ab":
+        (place / f"in/{name}.csv").write_text(f"body\n{name}\n")
+
+    def run(folder, back):
+        main_cli.folder = folder
+        ran = main_cli("run", "-i", f"{back}in/*.csv", "-o", f"{back}out.csv", "-m", "m1", "-p", "{{ body }}",
+                       "--base-url", fault_server.url)  # fmt: skip
+        assert ran.code == 0, ran.err
+        return (place / "out.csv").read_text()
+
+    first = run(place, "")
+    assert "in/a.csv" in first
+    assert run(place / "elsewhere", "../") == first
+    assert calls(fault_server) == 2

@@ -396,6 +396,31 @@ def test_an_output_without_its_journal_is_neither_overwritten_nor_paid_for_again
     assert work.calls() == told + 10
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_status_and_report_tell_of_an_output_without_its_journal(work, loss):
+    work("run", "--set", "prices.m1.input=1", "--set", "prices.m1.output=2")
+    LOSSES[loss](work)
+    status = work("status")
+    assert status.code == 0
+    assert "no run has begun" not in status.out
+    assert "  journal  a run refuses to start: " in status.out
+    assert "shows at least 10 answers that cost $" in status.out
+    assert "put 'out.csv.run/journal' back; --fresh sends and pays for every row" in status.out
+    assert "to go on" not in status.out
+    assert json.loads(work("status", "--json").out)["journal_gone"]
+    assert "note     a run refuses to start: " in work("report").out
+    assert work("run", "--fresh").code == 0
+    assert "refuses" not in work("status").out + work("report").out
+
+
+def test_an_output_that_is_named_without_its_run_folder_has_lost_it(work):
+    work("run")
+    shutil.rmtree(work.run_folder)
+    ran = work.cli("status", "out.csv")
+    assert ran.code == 2
+    assert "the journal of 'out.csv' is gone" in ran.err
+
+
 def test_what_was_put_aside_on_purpose_is_no_loss(work, run_cli):
     work("run")
     work.server.misbehave("slow:0.5")

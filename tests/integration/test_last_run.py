@@ -1,5 +1,8 @@
 """What the last run was is remembered: advice means that one, not what the job file says today."""
 
+import json
+import os
+
 import pytest
 
 from batch_runner.journal import RunDirectory, read_manifest
@@ -156,4 +159,30 @@ def test_a_run_that_met_429s_says_so_at_its_end_and_in_its_report(main_cli, faul
     ran = main_cli("run", "m.toml", "--base-url", fault_server.url)
     assert ran.code == 0, ran.err
     assert "limits   2 calls were answered 429" in ran.err
+    assert "limits   2 calls were answered 429" in main_cli("report", "m.toml").out
+
+
+def test_a_run_that_sends_nothing_keeps_what_the_one_before_said_of_limits(main_cli, fault_server):
+    rows = "".join(f"{n},row {n}\n" for n in range(6))
+    table = main_cli.folder / "in.csv"
+    table.write_text(f"id,body\n{rows}6,x [[fault:429x2-then-ok]]\n")
+    (main_cli.folder / "m.toml").write_text(JOB)
+    there = ("--base-url", fault_server.url, "--set", "output.report=page.html")
+    run = ("run", "m.toml", *there)
+    assert main_cli(*run).code == 0
+    [meta] = main_cli.folder.glob("*.meta.json")
+    before = json.loads(meta.read_text())
+    page = main_cli.folder / "page.html"
+    assert "2 calls of the last run were answered 429" in page.read_text()
+    for _ in range(2):
+        os.utime(table)
+        page.unlink()
+        idle = main_cli(*run)
+        assert "0 to send" in idle.err
+        assert "limits " not in idle.err, "this run has met none"
+        assert "2 calls of the last run were answered 429" in page.read_text()
+    after = json.loads(meta.read_text())
+    for name in ("limit_changes", "rate_limited_calls", "limits_of_run"):
+        assert after[name] == before[name]
+    assert after["run_id"] != after["limits_of_run"] == before["run_id"]
     assert "limits   2 calls were answered 429" in main_cli("report", "m.toml").out

@@ -93,7 +93,7 @@ def test_the_image_runs_as_nobody_special_and_keeps_the_run_folder():
 
 def test_the_hooks_run_the_tools_of_the_project():
     text = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert re.findall(r"entry: \.venv/bin/(\S+)", text) == ["ruff", "ruff", "mypy"]
+    assert re.findall(r"entry: \.venv/bin/(\S+)", text) == ["ruff", "ruff", "mypy", "hadolint"]
     assert "repo: local" in text
 
 
@@ -113,12 +113,34 @@ def test_the_demo_waits_for_no_tools_of_development(tmp_path):
     assert "pip install --quiet --disable-pip-version-check --upgrade" not in demo
 
 
+def test_the_dockerfile_is_linted_wherever_the_code_is(tmp_path):
+    for target in ("check", "lint"):
+        assert "/bin/hadolint Dockerfile\n" in _planned(target, tmp_path)
+
+
+def test_the_dockerfile_passes_its_linter():
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint is not installed: make check has it")
+    ran = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_an_audit_asks_about_every_pinned_package_and_is_no_part_of_the_checks(tmp_path):
+    asked = _planned("audit", tmp_path)
+    assert "pip-audit --strict --requirement constraints.txt --no-deps" in asked
+    assert "pip-audit" not in _planned("check", tmp_path) + _planned("test", tmp_path)
+
+
 def test_what_make_calls_is_declared():
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     declared = {re.split(r"[>=\[]", name)[0] for name in groups["dev"]}
     makefile = (ROOT / "Makefile").read_text()
     called = set(re.findall(r"\$\(BIN\)/python -m ([a-z]+)", makefile)) - {"pip", "tests"}
     assert {"build", "pytest"} <= called <= declared
+    programs = set(re.findall(r"^\t\$\(BIN\)/([a-z]+)", makefile, re.MULTILINE)) - {"python"}
+    assert {"ruff", "mypy", "hadolint"} == programs
+    assert programs <= {name.removesuffix("-bin") for name in declared}
 
 
 @pytest.fixture(scope="module")

@@ -150,15 +150,15 @@ def test_quiet_shows_nothing_on_a_terminal_either(on_screen):
 
 
 @pytest.mark.parametrize(
-    ("command", "begun"),
+    ("command", "begun", "code"),
     [
-        ("status in.toml --watch", "waiting for one"),
-        ("status out.csv --watch", "in flight"),
-        ("faults --port 0", r"http://\S+/v1\r"),
+        ("status in.toml --watch", "waiting for one", 130),
+        ("status out.csv --watch", "in flight", 130),
+        ("faults --port 0", r"http://\S+/v1\r", 0),
     ],
 )
 def test_what_lasts_until_ctrl_c_ends_without_a_word(
-    on_screen, run_cli, fault_server, command, begun
+    on_screen, run_cli, fault_server, *, command, begun, code
 ):
     fault_server.change(latency_seconds=20)
     (run_cli.folder / "in.toml").write_text(job_text(output="never.csv"))
@@ -169,7 +169,7 @@ def test_what_lasts_until_ctrl_c_ends_without_a_word(
         screen.wait_for(begun)
         shown = len(screen.text)
         screen.press("\x03")
-        assert screen.wait() == 130
+        assert screen.wait() == code
         assert screen.text[shown:].replace("\r", "").endswith("^C\n"), "the prompt gets a line"
         assert "SIGINT" not in screen.text
     finally:
@@ -185,6 +185,39 @@ def test_completion_scripts_are_made_from_the_command_line(main_cli, shell):
     assert "max-cost" in ran.out
     if program := shutil.which(shell):
         subprocess.run([program, "-n"], input=ran.out, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ver"], ["verify"]),
+        (["run", "--max"], ["--max-cost", "--max-errors"]),
+        (["run", "--on-change", ""], ["rerun", "keep", "fail"]),
+        (["run", "jobs/mi"], ["jobs/mine.toml"]),
+    ],
+)
+def test_bash_itself_completes_what_is_typed(main_cli, typed, offered):
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    (main_cli.folder / "jobs").mkdir()
+    (main_cli.folder / "jobs/mine.toml").touch()
+    script = main_cli.folder / "completion.sh"
+    script.write_text(main_cli("--print-completion", "bash").out)
+    asks = """
+        source completion.sh
+        read -r -a entry <<< "$(complete -p batch-runner)"
+        for word in "${!entry[@]}"; do [ "${entry[word]}" = -F ] && answer=${entry[word + 1]}; done
+        COMP_WORDS=(batch-runner "$@") COMP_CWORD=$#
+        $answer batch-runner "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    ran = subprocess.run(
+        [bash, "--noprofile", "--norc", "-c", asks, "bash", *typed], cwd=main_cli.folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [word.strip() for word in ran.stdout.splitlines()] == offered, ran.stderr
 
 
 def test_completion_without_shtab_says_what_to_install(main_cli, monkeypatch):

@@ -209,6 +209,7 @@ class Promises:
         self.check(
             crashed or not bill.unknown["crash"], "calls are said to have been lost in a crash"
         )
+        self.check(crashed or not bill.unknown["damaged"], "calls are said to be lost to damage")
 
     def check_output(self, rows, output, calls, *, exit_code, limited):
         """`rows` are (id, text) as in the input, `output` those of the file with status and text."""

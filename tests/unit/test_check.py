@@ -191,6 +191,7 @@ def test_who_sent_no_key_and_is_refused_is_told_so_with_the_way_out(
     sent = main_cli(command[0], "job.toml", *command[1:], "--set", "endpoint.api_key_env=MINE", MINE=KEY)  # fmt: skip
     assert "HTTP 401" in sent.out + sent.err
     assert "no key was sent" not in sent.out + sent.err
+    assert "check the key in MINE" in sent.out + sent.err
 
 
 def test_a_probe_with_nothing_left_to_do_sends_nothing(job, main_cli, fault_server):

@@ -157,6 +157,12 @@ def test_the_version_is_one_line_on_stdout(main_cli):
     assert ran.out.startswith("batch-runner ")
 
 
+@pytest.mark.parametrize("command", ["serve", "faults"])
+def test_the_help_of_a_server_says_how_it_ends_and_with_what_code(main_cli, command):
+    said = main_cli(command, "--help").out
+    assert "until a signal ends it (Ctrl-C, SIGTERM), and exits 0 then" in said
+
+
 def test_ctrl_c_before_anything_handles_it_is_130_without_a_traceback(monkeypatch):
     def interrupted():
         raise KeyboardInterrupt

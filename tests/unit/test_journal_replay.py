@@ -267,7 +267,7 @@ def test_a_row_that_is_asked_anew_no_longer_waits_for_its_first_response(directo
         journal.begin(intent(1, attempt=2))
     with replay(directory) as found:
         assert found.pending == {}
-        assert [lost.attempt for lost in found.unknown] == [2, 1]
+        assert {lost.attempt for lost in found.unknown} == {2, 1}
 
 
 def test_a_response_asked_anew_by_a_process_that_died_stays_unknown_for_good(directory):
@@ -303,7 +303,22 @@ def test_only_the_last_of_several_background_responses_is_still_waited_for(direc
 def test_one_of_a_thing_is_not_told_as_many():
     counts = dict.fromkeys(("segments", "headers", "intents", "results", "ends", "other"), 1)
     one = VerifyReport(**counts, queued=0, gratis=0, damage=())
-    first, second, _ = one.lines()
+    first, second = one.lines()
     assert first == "1 segment: 1 result, 1 attempt begun, 1 header, 1 clean end"
     assert second == "1 intact line of an unknown kind"
     assert next(replace(one, segments=2, ends=0).lines()).startswith("2 segments: ")
+
+
+def test_a_call_is_told_from_one_whose_record_is_lost_by_how_its_process_closed(directory):
+    with open_journal(directory, "closed") as journal:
+        journal.begin(intent(1))  # it has told of this one: a line that is not there any more
+        journal.begin(intent(2))
+        journal.begin(intent(2, attempt=2))
+        wait_for_response(journal, 2, "resp_2")
+    died = open_journal(directory, "died")
+    died.begin(intent(3))
+    died.close(clean=False)
+    with replay(directory) as found:
+        assert {lost.row: lost.has_ended for lost in found.unknown} == {1: True, 2: False, 3: False}
+    report = verify(directory)
+    assert (report.lost, report.again) == (1, 0)

@@ -1,0 +1,83 @@
+"""Whether the journal is damaged, and if so, whether that still costs anybody anything."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batch_runner.amounts import many
+from batch_runner.gauge import Gauge
+from batch_runner.journal import VerifyReport, is_locked, verify
+from batch_runner.losses import with_losses
+from batch_runner.outset import places_of
+from batch_runner.records import RowStatus
+from batch_runner.remedy import command
+from batch_runner.run_place import RunPlace
+from batch_runner.shortcut import forget_shortcut, read_shortcut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Soundness:
+    """What `verify` found, and what it comes to."""
+
+    report: VerifyReport
+    was_met: bool = False
+    """The last run counted its rows without what stood in the damaged places."""
+    waiting: int = 0
+    """Rows of the last run's input without a result."""
+    invocation: str | None = None
+    """What to type behind a command to mean the job."""
+
+    @property
+    def is_made_good(self) -> bool:
+        """Every row that the damage took has been asked again, whichever those were."""
+        return self.was_met and not self.waiting
+
+    @property
+    def is_well(self) -> bool:
+        return self.report.is_sound or self.is_made_good
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from self.report.lines()
+        yield self._verdict()
+
+    def _verdict(self) -> str:
+        damage = self.report.damage
+        if not damage:
+            return "every record is intact"
+        places = many(len(damage), "damaged place")
+        if self.report.is_sound:
+            return f"{places}, such as a killed run leaves: no finished row is lost"
+        if self.is_made_good:
+            them = "it" if len(damage) == 1 else "them"
+            return f"{places}, made good: a run has met {them} since, and no row of its input is without a result"
+        if self.was_met:
+            have = "has" if self.waiting == 1 else "have"
+            words = f"{many(self.waiting, 'row')} of the input {have} no result"
+        else:
+            words = "the next run asks again for what stood there"
+        way = "" if self.invocation is None else f"     -> {command('run', self.invocation)}"
+        return f"{places}; {words}{way}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.report.to_json(), "is_made_good": self.is_made_good}
+
+
+def soundness(place: RunPlace) -> Soundness:
+    """Every byte of the journal has been read. Raises as `journal.replay` does."""
+    directory = place.directory
+    found = verify(directory)
+    report = replace(found, damage=with_losses(found.damage, directory))
+    if report.is_sound:
+        return Soundness(report=report)
+    if not found.is_sound and read_shortcut(directory) is not None:
+        forget_shortcut(directory)  # what is believed hides the damage from the next run
+    gauge = Gauge(place)
+    gauge.read(is_running=is_locked(directory) is not None)
+    met = [] if gauge.outset is None else gauge.outset.damaged
+    return Soundness(
+        report=report,
+        was_met=all(known in met for known in places_of(report.damage)),
+        waiting=sum(n for (status, _), n in gauge.endings.items() if status is RowStatus.PENDING),
+        invocation=place.invocation,
+    )
