@@ -303,7 +303,8 @@ class AdaptiveLimit:
     def _heeds(self, ticket: Ticket, now: float) -> bool:
         """Whether the refusal may be caused by the load."""
         doubt = self._doubt
-        doubt.judge(again=ticket.again, got_in=ticket.before, now=now)
+        provoked = now >= self._hold_until or ticket.before < SOON
+        doubt.judge(again=ticket.again, got_in=ticket.before, provoked=provoked, now=now)
         if doubt.begins(now):
             self._undoubted = _Dials(self._level, self._wall, self._pace, self._step)
             self._wall = math.inf

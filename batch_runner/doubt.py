@@ -3,8 +3,8 @@
 import math
 
 
-STRIKES = 7  # refusals, each forgiven by `FORGIVEN_BY` attempts that got in
-FORGIVEN_BY = 60
+STRIKES = 7  # refusals, each forgiven by so many attempts that got in:
+FORGIVEN_BY, UNPROVOKED_BY = 60, 600
 ONCE_EACH = 4  # first attempts refused, and as many second ones served, without exception
 DOUBTED_SECONDS = 60.0
 TELLING = 10  # refusals without which a share of them says nothing
@@ -15,8 +15,9 @@ SHARE_AT_RANDOM = 0.45  # more than one refuses that is of any use
 class Doubt:
     """Refusals are not heeded for a minute if they keep coming whatever was cut.
 
-    The same if first attempts are refused and their repeats are not. More load then brings no more
-    of them; if it does, the doubt was wrong and the next one needs twice as much.
+    All the more if nothing had grown: what is held at what got in is refused by chance, or for what
+    others send. The same if first attempts are refused and their repeats are not. More load then
+    brings no more of them; if it does, the doubt was wrong and the next one needs twice as much.
     """
 
     def __init__(self) -> None:
@@ -42,14 +43,18 @@ class Doubt:
         """An attempt was refused."""
         self._refused += 1
 
-    def judge(self, *, again: bool, got_in: int, now: float) -> None:
-        """The first refusal of an episode; `got_in` attempts since the one before were not."""
+    def judge(self, *, again: bool, got_in: int, provoked: bool, now: float) -> None:
+        """The first refusal of an episode; `got_in` attempts since the one before were not.
+
+        `provoked`: more had been tried than what got in before.
+        """
         if again:
             self._first_refused = self._again_served = 0
         else:
             self._first_refused += 1
         if got_in:
-            self._strikes = max(0.0, self._strikes - got_in / FORGIVEN_BY) + 1
+            forgiven = got_in / (FORGIVEN_BY if provoked else UNPROVOKED_BY)
+            self._strikes = max(0.0, self._strikes - forgiven) + 1
         if self._strikes == 1 and now >= self._until:
             self._refused, self._begun = 1, 1
 

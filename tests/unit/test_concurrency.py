@@ -135,6 +135,16 @@ def test_refusals_whatever_the_load_do_not_slow_the_run_down_for_long(share):
     assert outcome.goodput(90, 180) > 50
 
 
+@pytest.mark.parametrize("share", [0.01, 0.02])
+def test_rare_refusals_whatever_the_load_do_not_slow_the_run_down_for_long(share):
+    """What was cut to what got in, and held there, was refused again, for ever at ten a second."""
+    reached = [
+        simulate(sim.Refusing(share, random.Random(seed)), seconds=300, retry_after=1.0)[1]
+        for seed in range(5)
+    ]
+    assert statistics.median(outcome.goodput(100, 300) for outcome in reached) > 40
+
+
 def test_refusals_at_random_do_not_freeze_the_pace_low():
     """It fell to one call in five seconds where five of twenty happened to be refused."""
     source = random.Random(5)

@@ -7,7 +7,7 @@ def test_refusals_that_keep_coming_are_doubted_for_a_minute():
         for _ in range(10):
             doubt.begin()
         doubt.count()
-        doubt.judge(again=False, got_in=9, now=now)
+        doubt.judge(again=False, got_in=9, provoked=True, now=now)
         if doubt.begins(now):
             begun.append(now)
     assert len(begun) == 1
@@ -19,14 +19,24 @@ def test_refusals_far_apart_are_believed():
     doubt = Doubt()
     for now in range(100):
         doubt.count()
-        doubt.judge(again=False, got_in=100, now=now)
+        doubt.judge(again=False, got_in=100, provoked=True, now=now)
         assert not doubt.begins(now)
+
+
+def test_refusals_far_apart_that_nothing_provoked_are_doubted():
+    doubt = Doubt()
+    begun = 0
+    for now in range(10):
+        doubt.count()
+        doubt.judge(again=False, got_in=100, provoked=False, now=now)
+        begun += doubt.begins(now)
+    assert begun == 1
 
 
 def test_an_endpoint_that_refuses_each_row_once_is_found_out_after_four_rows():
     doubt = Doubt()
     for row in range(5):
-        doubt.judge(again=False, got_in=1, now=row)
+        doubt.judge(again=False, got_in=1, provoked=True, now=row)
         assert doubt.begins(row) == (row == 4)
         doubt.served(again=True)
     assert doubt.each_once
@@ -37,7 +47,7 @@ def test_a_doubt_that_brings_more_refusals_was_wrong():
     for now in range(20):
         doubt.begin()
         doubt.count()
-        doubt.judge(again=False, got_in=9, now=now)
+        doubt.judge(again=False, got_in=9, provoked=True, now=now)
         if doubt.begins(now):
             break
     for _ in range(TELLING):
