@@ -6,14 +6,14 @@ import math
 STRIKES = 7  # refusals, each forgiven by so many attempts that got in:
 FORGIVEN_BY, UNPROVOKED_BY = 60, 600
 ONCE_EACH = 4  # first attempts refused, and as many second ones served, without exception
-DOUBTED_SECONDS = 60.0
+DOUBTED_SECONDS, LONGEST_DOUBT_SECONDS = 60.0, 960.0  # twice as long each time that it holds
 TELLING = 10  # refusals without which a share of them says nothing
 SHARE_ONCE_EACH = 0.6  # more than an endpoint refuses that refuses each row once
 SHARE_AT_RANDOM = 0.45  # more than one refuses that is of any use
 
 
 class Doubt:
-    """Refusals are not heeded for a minute if they keep coming whatever was cut.
+    """Refusals are not heeded for a minute, then for two, and so on, if they come whatever was cut.
 
     All the more if nothing had grown: what is held at what got in is refused by chance, or for what
     others send. The same if first attempts are refused and their repeats are not. More load then
@@ -29,6 +29,7 @@ class Doubt:
         """Whether it doubts because each row was refused once."""
         self._share = 0.0  # of attempts refused, before the doubt
         self._until = -math.inf
+        self._seconds = DOUBTED_SECONDS  # of the next
 
     def begin(self) -> None:
         self._begun += 1
@@ -64,7 +65,8 @@ class Doubt:
         if now < self._until or not (each_once or self._strikes >= STRIKES * self._needed):
             return False
         self.each_once = each_once
-        self._until = now + DOUBTED_SECONDS
+        self._until = now + self._seconds
+        self._seconds = min(2 * self._seconds, LONGEST_DOUBT_SECONDS)
         self._share = self._refused / max(1, self._begun)
         self._refused = self._begun = self._first_refused = self._again_served = 0
         return True
@@ -79,5 +81,6 @@ class Doubt:
         if not self.lasts(now) or self._refused < TELLING or share <= min(2 * self._share, most):
             return False
         self._until, self._strikes = now, 0.0
+        self._seconds = DOUBTED_SECONDS
         self._needed *= 2
         return True

@@ -15,6 +15,18 @@ def test_refusals_that_keep_coming_are_doubted_for_a_minute():
     assert not doubt.lasts(begun[0] + DOUBTED_SECONDS)
 
 
+def test_a_doubt_that_held_lasts_longer_the_next_time():
+    doubt, begun = Doubt(), []
+    for now in range(300):
+        doubt.begin()
+        doubt.judge(again=False, got_in=9, provoked=True, now=now)
+        if doubt.begins(now):
+            begun.append(now)
+    first, second, third = begun
+    assert second - first == DOUBTED_SECONDS
+    assert third - second == 2 * DOUBTED_SECONDS
+
+
 def test_refusals_far_apart_are_believed():
     doubt = Doubt()
     for now in range(100):
