@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from batch_runner.plan import UNSENDABLE
@@ -41,18 +42,17 @@ def read_asked(work: Work, keys: Collection[bytes]) -> Asked:
     return found
 
 
-def first_without(work: Work) -> tuple[str, str]:
-    """The first row that has no request: its error code, and where it stands and why."""
-    if work.plan.unsendable:
-        for row in work.table.rows(columns=work.builder.columns, on_bad=ignore):
-            if row.index >= work.plan.rows:
-                break
-            if not work.plan.has_request(row.index):
-                built = work.builder.build(row)
-                if isinstance(built, Request):  # it has been mended since the plan was made
-                    break
-                return str(built.code), f"{work.builder.place(row)}: {built.message}"
-    return "", ""
+def first_without(work: Work) -> dict[str, str]:
+    """The first row that has no request: by its error code, where it stands and why; empty without one."""
+    plan, builder = work.plan, work.builder
+    if not plan.unsendable:
+        return {}
+    rows = islice(work.table.rows(columns=builder.columns, on_bad=ignore), plan.rows)
+    first = next((row for row in rows if not plan.has_request(row.index)), None)
+    built = None if first is None else builder.build(first)
+    if first is None or not isinstance(built, Failure):  # mended since the plan was made
+        return {}
+    return {str(built.code): f"{builder.place(first)}: {built.message}"}
 
 
 def _rows_of(work: Work, keys: Collection[bytes]) -> dict[int, bytes | None]:

@@ -161,6 +161,15 @@ def check_journal_is_there(job: JobSpec, index: Index, *, about_to: str) -> None
     )
 
 
+def journal_gone(job: JobSpec, index: Index) -> str:
+    """In words, that a run would refuse for an output without its journal, and the ways out."""
+    try:
+        check_journal_is_there(job, index, about_to=TO_PAY)
+    except ChangedRowsError as error:
+        return f"a run would refuse to start: {error}; {error.hint}"
+    return ""
+
+
 def were_for_nothing(work: Work) -> bool:
     """Whether all answers are of the small local model: to ask another one pays for none again."""
     asked = {run.settings.get("model") for run in work.replay.runs}

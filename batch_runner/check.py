@@ -157,7 +157,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
         return CheckReport(
             job=job.name,
             prospect=prospect,
-            first_without=printable(first_without(work)[1]),
+            first_without=printable("".join(first_without(work).values())),
             dedupe=plan.dedupe,
             input=_files(work.table.paths),
             output=str(job.output_path),

@@ -14,12 +14,13 @@ from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
 from batch_runner.journal import RunDirectory, replay
-from batch_runner.meta import limits_told, read_meta, write_meta
+from batch_runner.meta import read_meta, write_meta
 from batch_runner.news import newly_failed, newly_left_out
 from batch_runner.outset import endings_of
 from batch_runner.records import WANTING
 from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
+from batch_runner.standing import add_limits_of_before, summary_of_plan
 from batch_runner.summary import RunSummary
 from batch_runner.work import Work
 
@@ -33,11 +34,11 @@ _ON_PAGE = (
 
 def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunSummary:
     """Output, meta file and exit code, according to how the calls ended."""
-    summary = _summary_of_plan(work)
+    summary = summary_of_plan(work)
     if dispatch is not None:
         _add_calls(summary, dispatch)
     else:
-        _add_limits_of_before(summary, work)
+        add_limits_of_before(summary, work)
     storage_failed = summary.exit_code is ExitCode.STORAGE
     results = bill_of_results(work, dispatch)
     summary.bill = _whole_bill(work, results, storage_failed=storage_failed)
@@ -112,27 +113,6 @@ def _was_told_already(summary: RunSummary, work: Work) -> bool:
     return all(told.get(name) == now[name] for name in (*_ON_PAGE, *summary.bill.to_json()))
 
 
-def _summary_of_plan(work: Work) -> RunSummary:
-    plan = work.plan
-    return RunSummary(
-        job=work.job.name,
-        origin=work.job.origin,
-        invocation=work.job.invocation,
-        model=work.job.model,
-        run_id=work.run_id,
-        started_at=work.started_at,
-        elapsed_seconds=time.time() - work.started_at,
-        rows=plan.rows,
-        duplicates=plan.duplicates,
-        sharing=plan.copies,
-        bad_records=plan.bad_count,
-        bad_places=[record.place for record in plan.bad],
-        bad_files=[file.reason for file in work.table.left_out],
-        damaged_records=sum(not place.is_expected for place in work.damage),
-        warnings=list(work.warnings),
-    )
-
-
 def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     tally = dispatch.tally
     summary.sent = tally.finished
@@ -153,14 +133,6 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)
         summary.hint = reason.hint
-
-
-def _add_limits_of_before(summary: RunSummary, work: Work) -> None:
-    """The page of a run that sends nothing still shows how the calls in flight came along."""
-    if work.replay.runs:
-        last = summary.limits_of_run = work.replay.runs[-1].run_id
-        told = limits_told(work.job.output_path, of_run=last)
-        summary.limit_changes, summary.rate_limited_calls = told
 
 
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 
 from batch_runner.amounts import commonest, duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
-from batch_runner.changes import TO_PAY, check_journal_is_there
+from batch_runner.changes import journal_gone
 from batch_runner.drift import asked_by_flags, is_other_input, request_drift
-from batch_runner.errors import ChangedRowsError
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
 from batch_runner.invocation import last_invocation
-from batch_runner.job import JobSpec
 from batch_runner.journal import DamagedManifest, Holder, Manifest, damage_in_words, is_locked
 from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
@@ -140,11 +138,7 @@ class Status:
             self._headline(),
             *self._since(),
             *self._rows(),
-            *(
-                [f"  journal  {one_line(self.journal_gone, LONGEST_REASON)}"]
-                if self.journal_gone
-                else []
-            ),
+            *self._journal(),
             f"  {self._state()}",
             *self._calls(),
             *self._money(),
@@ -154,14 +148,11 @@ class Status:
 
     def _headline(self) -> str:
         if self.rows is None:
-            found = self.ended
-            return f"{self.job}: " + (
-                f"{many(found, 'result')}; how many rows the input has is not known here"
-                if found
-                else "its journal is gone"
-                if self.journal_gone
-                else "no run has begun"
-            )
+            if found := self.ended:
+                told = f"{many(found, 'result')}; how many rows the input has is not known here"
+            else:
+                told = "its journal is gone" if self.journal_gone else "no run has begun"
+            return f"{self.job}: {told}"
         total = self._own_rows
         share = f" ({percent(self.ended, total)})" if total else ""
         words = [f"{self.job}: {self.ended:,} of {many(total, 'row')} ended{share}"]
@@ -203,6 +194,10 @@ class Status:
             more = len(codes) - len(most)
             named += [f"{more} other codes"] if more else []
             yield f"  {failed_name(statuses)}   {', '.join(named)}{self._way_out()}"
+
+    def _journal(self) -> Iterator[str]:
+        if self.journal_gone:
+            yield f"  journal  {one_line(self.journal_gone, LONGEST_REASON)}"
 
     def _state(self) -> str:
         if self.holder is not None:
@@ -336,7 +331,7 @@ def read_status(
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
         bill=gauge.bill(is_running=holder is not None),
-        journal_gone="" if job is None or holder is not None else _journal_gone(job, gauge),
+        journal_gone="" if job is None or holder is not None else journal_gone(job, gauge.index),
         notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),
     )
@@ -346,14 +341,6 @@ def _invocation(place: RunPlace, manifest: Manifest | DamagedManifest | None) ->
     """That of the last run, which a watcher may have waited for."""
     last = last_invocation(manifest, output=output_of(place.path))
     return str(last) if last is not None and place.invocation is not None else place.invocation
-
-
-def _journal_gone(job: JobSpec, gauge: Gauge) -> str:
-    try:
-        check_journal_is_there(job, gauge.index, about_to=TO_PAY)
-    except ChangedRowsError as error:
-        return f"a run refuses to start: {error}; {error.hint}"
-    return ""
 
 
 def _output_written_at(place: RunPlace) -> float | None:

@@ -403,14 +403,14 @@ def test_status_and_report_tell_of_an_output_without_its_journal(work, loss):
     status = work("status")
     assert status.code == 0
     assert "no run has begun" not in status.out
-    assert "  journal  a run refuses to start: " in status.out
+    assert "  journal  a run would refuse to start: " in status.out
     assert "shows at least 10 answers that cost $" in status.out
     assert "put 'out.csv.run/journal' back; --fresh sends and pays for every row" in status.out
     assert "to go on" not in status.out
     assert json.loads(work("status", "--json").out)["journal_gone"]
-    assert "note     a run refuses to start: " in work("report").out
+    assert "note     a run would refuse to start: " in work("report").out
     assert work("run", "--fresh").code == 0
-    assert "refuses" not in work("status").out + work("report").out
+    assert "would refuse" not in work("status").out + work("report").out
 
 
 def test_an_output_that_is_named_without_its_run_folder_has_lost_it(work):
