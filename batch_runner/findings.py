@@ -105,7 +105,10 @@ class Findings:
     def __init__(self, biller: Biller, runs: Sequence[PastRun]) -> None:
         self.answered_calls = 0
         """Calls that gave a row its answer."""
-        self._unknown: dict[UnknownBilling, Bill] = {}
+        self.lost_calls = 0
+        """Calls that were begun and whose end nothing tells."""
+        self.unknown: dict[UnknownBilling, Bill] = {}
+        """Attempts of unknown billing by cause, each with its bound."""
         self.models: Counter[str] = Counter()
         self.endpoints: Counter[str] = Counter()
         """Of the rows of the output, how many each has answered, in words."""
@@ -150,11 +153,12 @@ class Findings:
 
     def add_lost_call(self, intent: Intent) -> None:
         """A call was in flight when its process died, or the record of its end is damaged."""
+        self.lost_calls += 1
         course = self._course(intent.run_id, None)
         bill = self._biller.bill_lost(intent, at=None)
         course.bill.merge(bill)
         for cause in bill.unknown:
-            self._unknown.setdefault(cause, Bill()).merge(bill)
+            self.unknown.setdefault(cause, Bill()).merge(bill)
 
     def bill(self) -> Bill:
         """Of all runs, calls lost in crashes included."""
@@ -162,10 +166,6 @@ class Findings:
         for course in self.courses:
             total.merge(course.bill)
         return total
-
-    def unknown(self) -> dict[UnknownBilling, Bill]:
-        """Attempts of unknown billing by cause, each with its bound."""
-        return self._unknown
 
     def samples(self) -> list[Sample]:
         """All that are shown anywhere."""
@@ -180,7 +180,7 @@ class Findings:
             at=result.started_at,
         )
         for cause, attempts in result.unknown.items():
-            bill = self._unknown.setdefault(cause, Bill())
+            bill = self.unknown.setdefault(cause, Bill())
             bill.unknown[cause] += attempts
             bill.bound(ceiling, calls=attempts)
 

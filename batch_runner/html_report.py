@@ -17,7 +17,7 @@ from batch_runner.findings import Findings
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.money_view import bounds, cost_view, is_whole, token_view
 from batch_runner.printable import one_line, printable
-from batch_runner.records import RowStatus, UnknownBilling
+from batch_runner.records import RowStatus
 from batch_runner.rows_view import RowViews, error_view, group_views
 from batch_runner.run_view import (
     endpoint_view,
@@ -229,23 +229,21 @@ def _over_time(axis: TimeAxis, summary: RunSummary, findings: Findings) -> list[
 
 def no_repeats(findings: Findings) -> str:
     """What can be said when no result took a second call: a lost call may have been one."""
-    lost = findings.unknown().get(UnknownBilling.CRASH)
-    if lost is not None:
-        calls = "one call was" if lost.calls == 1 else f"{lost.calls:,} calls were"
-        return f"No result took more than one call in its run; {calls} in flight when a run died."
+    if lost := findings.lost_calls:
+        calls = "one call has" if lost == 1 else f"{lost:,} calls have"
+        return f"No result took more than one call in its run; {calls} no end in the journal."
     within = " within a run" if len(findings.courses) > 1 else ""
     return f"No call was repeated{within}."
 
 
 def _undrawn(findings: Findings) -> str:
     """The journal has no times of a call that never ended: without a word its run would look idle."""
-    lost = findings.unknown().get(UnknownBilling.CRASH)
-    if lost is None:
+    lost = findings.lost_calls
+    if not lost:
         return ""
-    if lost.calls == 1:
-        return "; one call in flight when a run died is not drawn: when it began is not known"
-    calls = f"{lost.calls:,} calls in flight when a run died"
-    return f"; {calls} are not drawn: when they began is not known"
+    if lost == 1:
+        return "; one call without an end in the journal is not drawn: when it began is not known"
+    return f"; {lost:,} calls without an end in the journal are not drawn: when they began is not known"
 
 
 def _chart(

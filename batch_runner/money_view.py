@@ -41,7 +41,7 @@ def cost_view(summary: "RunSummary", findings: "Findings") -> Mapping[str, Any]:
             one.unknown_calls,
             at_most_words(None if one.unbounded else one.unknown_at_most),
         )
-        for cause, one in sorted(findings.unknown().items())
+        for cause, one in sorted(findings.unknown.items())
     ]
     return {
         "words": cost_in_words(bill),
@@ -51,7 +51,7 @@ def cost_view(summary: "RunSummary", findings: "Findings") -> Mapping[str, Any]:
         "least": least,
         "most": most,
         "unpriced": many(bill.unpriced, "call") if bill.unpriced else "",
-        "doubts": [(str(doubt), many(n, "call")) for doubt, n in bill.doubts.most_common()],
+        "doubts": [(str(doubt), many(n, "call")) for doubt, n in sorted(bill.doubts.items())],
         "source": summary.price_source,
     }
 

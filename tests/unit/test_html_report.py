@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -204,14 +205,15 @@ def test_a_free_model_whose_call_was_lost_is_not_called_known(ran):
     assert "No call was repeated." in words
 
 
-def test_a_call_lost_in_a_crash_may_have_been_a_repeat(ran):
+@pytest.mark.parametrize("has_ended", [False, True], ids=["crash", "damage"])
+def test_a_lost_call_may_have_been_a_repeat(ran, has_ended):
     report = ran(["one"], lambda _: answer("fine"))
     assert "No call was repeated." in report.page.words
     findings = report.findings
     lost = Intent(key=b"k" * 16, attempt=2, row=0, model="m1", request_bytes=9, max_output_tokens=5)
-    findings.add_lost_call(lost)
+    findings.add_lost_call(replace(lost, has_ended=has_ended))
     assert no_repeats(findings) == (
-        "No result took more than one call in its run; one call was in flight when a run died."
+        "No result took more than one call in its run; one call has no end in the journal."
     )
     ran(["one", "two"], lambda _: answer("fine"))
     assert "No call was repeated within a run." in ran(["one", "two"], None).page.words
@@ -266,7 +268,9 @@ def test_rows_in_hand_say_what_of_a_killed_run_is_not_drawn(ran):
     lost = Intent(key=b"k" * 16, attempt=1, row=0, model="m1", request_bytes=9, max_output_tokens=5)
     anyio.run(killed.announce, lost)
     words = ran(["one", "two"], None).page.words
-    assert "one call in flight when a run died is not drawn: when it began is not known" in words
+    assert (
+        "one call without an end in the journal is not drawn: when it began is not known" in words
+    )
 
 
 def test_how_runs_ended_and_what_is_not_ok_is_named(ran):

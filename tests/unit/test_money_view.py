@@ -97,7 +97,7 @@ def test_a_bound_reads_the_same_wherever_it_is_shown(amount):
     lines = "\n".join(cost_lines(CostReport(by=(By.MODEL,), groups=(group,), total=group)))
     assert lines.count(shown) == 4, "two in the table, two in the footnotes"
     findings = Findings(Biller(PriceBook({})), [])
-    findings._unknown[UnknownBilling.TIMEOUT] = one
+    findings.unknown[UnknownBilling.TIMEOUT] = one
     view = cost_view(summary, findings)
     assert view["most"] == shown
     assert view["unknown"][0][2] == f"at most {shown}"
