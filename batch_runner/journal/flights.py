@@ -7,6 +7,10 @@ from batch_runner.journal.scan import Segment
 from batch_runner.records import Pending
 
 
+Attempts = list[tuple[object, bytes]]
+"""Writers, and the line of the intent that each wrote."""
+
+
 class Flights:
     """Attempts begun and not yet answered, of one process at a time."""
 
@@ -15,12 +19,12 @@ class Flights:
         """Key to intent lines. A result ends all attempts of its key: it tells of them itself."""
         self.queued: dict[bytes, str] = {}
         """Key to the id of the background response that its last attempt brought."""
-        self.waiting: dict[bytes, list[tuple[object, bytes]]] = {}
-        """Key to the writers and intents of such attempts, until a result tells of them."""
-        self.lost: list[tuple[object, bytes]] = []
-        """Writers and their intents: attempts that were in flight when their process died."""
-        self.unread: list[tuple[object, bytes]] = []
-        """Likewise, of processes that closed in order: they had told of them where there is damage."""
+        self.waiting: dict[bytes, Attempts] = {}
+        """Key to such attempts, until a result tells of them."""
+        self.lost: Attempts = []
+        """They were in flight when their process died."""
+        self.unread: Attempts = []
+        """Their process closed in order: it had told of them where there is damage."""
         self.ended: set[object] = set()
         """Writers that closed in order."""
         self._writer: object = None
@@ -68,7 +72,7 @@ class Flights:
             for name, response_id in self.queued.items()
         }
 
-    def untold(self) -> tuple[list[tuple[object, bytes]], list[tuple[object, bytes]]]:
+    def untold(self) -> tuple[Attempts, Attempts]:
         """`lost` and `unread` as they are if the process that is read now writes no more."""
         lost, unread = [*self.lost], [*self.unread]
         for name, intents in self.open.items():

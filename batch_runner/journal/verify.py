@@ -49,12 +49,11 @@ class VerifyReport:
         for place in self.damage:
             yield f"{place.segment} at byte {place.offset:,}: {place.kind}: {place.reason}"
         if self.lost == 1:
-            yield f"lost: the result of 1 row; it has {'ended again since' if self.again else 'not ended again yet'}"
+            again = "has ended again since" if self.again else "has not ended again yet"
+            yield f"lost: the result of 1 row; it {again}"
         elif self.lost:
-            again = {0: "none has", self.lost: "all have"}.get(
-                self.again, f"{self.again:,} of them have"
-            )
-            yield f"lost: the results of {self.lost:,} rows; {again} ended again since"
+            again = {0: "none", self.lost: "all"}.get(self.again, f"{self.again:,}")
+            yield f"lost: the results of {self.lost:,} rows; ended again since: {again}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "is_sound": self.is_sound}
@@ -79,7 +78,7 @@ def verify(directory: RunDirectory, *, disk: Disk = REAL_DISK) -> VerifyReport:
                 kind = next((kind for kind in _KINDS if data.startswith(kind)), b"")
                 counts[kind] += 1
                 losses.take(kind, data)
-    losses.enter(None)
+    losses.end()
     return VerifyReport(
         segments=segments,
         headers=counts[HEADER],
@@ -103,12 +102,16 @@ class _Losses:
         """Key of each such row, and whether a later process has a result for it."""
         self._flights = Flights()
 
-    def enter(self, segment: Segment | None) -> None:
-        """None: there is no further one."""
-        if segment is None:
-            self._flights.land()
-        else:
-            self._flights.enter(segment)
+    def enter(self, segment: Segment) -> None:
+        self._flights.enter(segment)
+        self._note()
+
+    def end(self) -> None:
+        """There is no further segment."""
+        self._flights.land()
+        self._note()
+
+    def _note(self) -> None:
         for _, intent in self._flights.unread:
             self.ended.setdefault(intent[KEY_AT], False)
         self._flights.unread.clear()

@@ -112,7 +112,7 @@ def test_new_damage_is_told_although_the_old_was_made_good(job):
     job.flip("result", segment=1)
     told = job.verify()
     assert told.code == 5
-    assert "lost: the results of 2 rows; 1 of them have ended again since" in told.out
+    assert "lost: the results of 2 rows; ended again since: 1" in told.out
     job.run()
     assert "2 damaged places, made good: a run has met them since" in job.verify().out
 
