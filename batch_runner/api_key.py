@@ -60,7 +60,12 @@ def key_source(job: JobSpec, key: str | None) -> str:
             f" ({DEFAULT_KEY_VARIABLE} goes to no other host unless endpoint.api_key_env names it)"
         )
         return "no key" + (why if held else "")
-    return f"key from {job.endpoint.api_key_env or DEFAULT_KEY_VARIABLE}"
+    return f"key from {key_variable(job)}"
+
+
+def key_variable(job: JobSpec) -> str:
+    """The name of the variable whose key is sent, where one is."""
+    return job.endpoint.api_key_env or DEFAULT_KEY_VARIABLE
 
 
 def _owns_default_key(url: str, environment: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from batch_runner import __version__, logs
-from batch_runner.api_key import key_source
+from batch_runner.api_key import key_source, key_variable
 from batch_runner.bill import Biller, is_priced
 from batch_runner.breaker import Breaker
 from batch_runner.budget import Budget
@@ -347,8 +347,7 @@ class Dispatch:
 def _denied_hint(job: JobSpec, key: str | None) -> str:
     """The way out after a 401 or 403: which key was sent, or that none was, which not everybody knows."""
     if key is not None:
-        name = key_source(job, key).removeprefix("key from ")
-        return f"check the key in {name}; finished rows are kept, run again to go on"
+        return f"check the key in {key_variable(job)}; finished rows are kept, run again to go on"
     return (
         f"no key was sent{key_source(job, key).removeprefix('no key')}; if the endpoint takes one, "
         'name the variable that holds it: api_key_env = "..." under [endpoint]'

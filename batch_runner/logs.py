@@ -121,19 +121,20 @@ class TextFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-class HereFormatter(TextFormatter):
-    """For those who read it in this folder: paths are named from here."""
+class HereFormatter(logging.Formatter):
+    """The same for those who read it in this folder: paths are named from here."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return seen_from(here(), super().format(record))
+        return shown_here(super().format(record))
 
 
-def here() -> str:
-    """The present folder; nothing where it is gone."""
+def shown_here(text: str) -> str:
+    """As a terminal in the present folder shows it: printable, and with paths named from there."""
     try:
-        return str(Path.cwd())
-    except OSError:
-        return ""
+        folder = str(Path.cwd())
+    except OSError:  # it is gone
+        folder = ""
+    return seen_from(folder, printable(text))
 
 
 class StderrHandler(logging.Handler):

@@ -54,9 +54,13 @@ class Prospect:
 
     def sending(self) -> str:
         """What is sent, for people."""
-        kinds = {"new": self.new, "in flight before": self.in_flight, "changed": self.changed}
-        kinds["lost to damage in the journal"] = self.damaged
-        kinds |= {f"{status} before": self.again[status] for status in RowStatus}
+        kinds = {
+            "new": self.new,
+            "in flight before": self.in_flight,
+            "changed": self.changed,
+            "lost to damage in the journal": self.damaged,
+            **{f"{status} before": self.again[status] for status in RowStatus},
+        }
         found = {kind: n for kind, n in kinds.items() if n}
         words = f"{self.to_send:,} to send"
         if self.is_retry and [*found] == [f"{RowStatus.FAILED} before"]:

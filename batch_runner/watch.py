@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from batch_runner.gauge import Gauge
-from batch_runner.logs import here
-from batch_runner.printable import printable, seen_from
+from batch_runner.logs import shown_here
 from batch_runner.run_place import RunPlace
 from batch_runner.status import Status, read_status
 
@@ -49,7 +48,7 @@ def drawn(statuses: Iterable[Status], *, columns: int | None) -> Iterator[str]:
     """Text for each status; on a terminal of so many columns it takes the place of the one before."""
     height = 0
     for status in statuses:
-        lines = [seen_from(here(), printable(line)) for line in status.lines()]
+        lines = [shown_here(line) for line in status.lines()]
         yield (f"\x1b[{height}A\x1b[J" if height else "") + "\n".join(lines)
         if columns is not None:
             height = sum(max(1, math.ceil(len(line) / columns)) for line in lines)

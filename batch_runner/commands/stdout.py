@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from batch_runner.logs import here
-from batch_runner.printable import printable, printable_json, seen_from
+from batch_runner.logs import shown_here
+from batch_runner.printable import printable_json
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -13,8 +13,5 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Lines of the result, on stdout. Nothing that a file or an endpoint said steers the terminal.
-
-    Paths are named from the present folder, as on stderr.
-    """
-    print(seen_from(here(), printable("\n".join(lines))))
+    """Lines of the result, on stdout. Nothing that a file or an endpoint said steers the terminal."""
+    print(shown_here("\n".join(lines)))

@@ -23,7 +23,7 @@ class Table(ABC):
     header: tuple[str, ...] | None
     """Column names; None for JSONL, where they show while reading."""
     left_out: tuple[UnreadableFile, ...] = ()
-    """Files that were named beside `paths` and cannot be read with them, the newest first."""
+    """Files that were named beside `paths` and cannot be read with them."""
 
     @property
     def named_paths(self) -> tuple[Path, ...]:
