@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     STOPPED = 4
     """Stopped early by a limit, or by an endpoint that refuses everyone."""
     STORAGE = 5
-    """Journal or output could not be written; nothing finished is lost."""
+    """Journal or output could not be written; nothing finished is lost. `verify`: it is damaged."""
     LOCKED = 75
     """Another run holds this job's lock (EX_TEMPFAIL)."""
     HUNG_UP = 129

@@ -128,7 +128,7 @@ def _settle(work: Work, options: RunOptions) -> None:
     log.info("%s: %s%s", work.job.name, work.prospect.words(), anew, extra=extra)
     if cut := work.cut_before:
         log.info(
-            "%s cut off before: asked with %d times the max_output_tokens that cut them off",
+            "%s cut off before: asked with %d times the max_output_tokens of then",
             many(cut, "row"), MORE_ROOM, extra={"event": "more_room"},
         )  # fmt: skip
     if work.plan.to_send:
