@@ -36,23 +36,12 @@ def test_the_ledger_has_dollars_where_the_script_of_the_help_gives_prices(tmp_pa
     script = FAULTS.partition("all:\n")[2].partition("[[rules]]")[0]
     (tmp_path / "script.toml").write_text(script)
     (tmp_path / "in.csv").write_text("body\none\n")
-    run = (
-        "run",
-        "-i",
-        "in.csv",
-        "-o",
-        "out.csv",
-        "-m",
-        "gpt-5-mini",
-        "-p",
-        "{{ body }}",
-        "--fresh",
-    )
+    flags = ("-i", "in.csv", "-o", "out.csv", "-m", "gpt-5-mini", "-p", "{{ body }}")
     told = {}
     for name, given in (("priced", tmp_path / "script.toml"), ("free", None)):
         ledger = tmp_path / f"{name}.jsonl"
         with running(ledger_path=ledger, script=given) as server:
-            assert main_cli(*run, "--base-url", server.url).code == 0
+            assert main_cli("run", *flags, "--fresh", "--base-url", server.url).code == 0
             server.settle()
         told[name] = json.loads(ledger.read_text().splitlines()[-1])["dollars"]
     cost = json.loads((tmp_path / "out.csv.meta.json").read_text())["this_run"]["cost_usd"]
