@@ -3,8 +3,11 @@
 import json
 import signal
 import time
+from collections import Counter
+from itertools import compress
 from pathlib import Path
 
+from batch_runner.amounts import commonest, many
 from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
@@ -22,6 +25,7 @@ from batch_runner.remedy import command
 from batch_runner.run_options import RunOptions
 from batch_runner.standing import add_limits_of_before, summary_of_plan
 from batch_runner.summary import RunSummary
+from batch_runner.tally import Tally
 from batch_runner.work import Work
 
 
@@ -62,8 +66,8 @@ def conclude(work: Work, dispatch: Dispatch | None, options: RunOptions) -> RunS
                 raise
             summary.warnings.append(str(error))
         return summary
-    if emptied := keep_emptied(work):
-        summary.warnings.append(emptied)
+    in_vain = "" if dispatch is None else _asked_in_vain(dispatch.tally, work)
+    summary.warnings += filter(None, (in_vain, keep_emptied(work)))
     exported = fresh_export(work) if dispatch is None else None
     if exported is None:
         try:
@@ -133,6 +137,24 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)
         summary.hint = reason.hint
+
+
+def _asked_in_vain(tally: Tally, work: Work) -> str:
+    """Nothing in the output tells of a row that was asked again, failed, and keeps its answer."""
+    sent = work.replay.index.endings(compress(work.plan.entries, work.plan.wanted))
+    shown = Counter[str]()
+    for (_, code), rows in sent.items():
+        shown[code or ""] += rows
+    codes = tally.codes - shown
+    if not codes:
+        return ""
+    [(code, _)], failed = commonest(codes, 1), codes.total()
+    keep, they = ("keeps", "it") if failed == 1 else ("keep", "they")
+    example = tally.examples.told.get(code, "")
+    return (
+        f"{many(failed, 'row')} asked again in vain {keep} the answer {they} had: "
+        f"{', '.join(f'{n:,} {name}' for name, n in commonest(codes))}{f'; {example}' * bool(example)}"
+    )
 
 
 def _add_output(summary: RunSummary, exported: Exported, work: Work, options: RunOptions) -> None:

@@ -32,6 +32,8 @@ class Said:
     usage: Usage | None = None
     http_status: int | None = None
     request_id: str | None = None
+    cap: int | None = None
+    """Of the request that brought it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +153,7 @@ class Course:
             label=request.label,
             request_bytes=self.asked.input_bound_bytes,
             max_output_tokens=self.asked.max_output_tokens,
+            answer_cap=None if said.cap == self.asked.max_output_tokens else said.cap,
             asked_model=request.model,
             ending=said.ending,
             attempts=self.attempts,
@@ -177,6 +180,7 @@ class Course:
             usage=self.usage,
             http_status=self.http_status,
             request_id=self.request_id,
+            cap=self.asked.max_output_tokens,
         )
 
 

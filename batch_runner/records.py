@@ -219,6 +219,8 @@ class RowResult:
     request_bytes: int | None = None
     """Size of the body sent and its cap: what attempts of unknown billing may have cost at most."""
     max_output_tokens: int | None = None
+    answer_cap: int | None = None
+    """The cap under which the ending came, where that is another: a repeat with more room failed."""
     asked_model: str | None = None
     """The model of the request; kept when billing is unknown."""
     model: str | None = None

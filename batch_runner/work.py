@@ -116,7 +116,8 @@ class Work:
         if entry is None or entry.code != ErrorCode.MAX_OUTPUT_TOKENS:
             return request
         told = self.replay.told(entry, with_reply=False) or {}
-        return with_more_room(request, than=told.get("max_output_tokens")) or request
+        cap = told.get("answer_cap", told.get("max_output_tokens"))
+        return with_more_room(request, than=cap) or request
 
     @property
     def new_damage(self) -> int:

@@ -194,9 +194,9 @@ def result_fields(result: RowResult) -> dict[str, Any]:
 
 
 _AS_THEY_ARE = (
-    "label", "request_bytes", "max_output_tokens", "asked_model", "model", "service_tier",
-    "response_id", "http_status", "request_id", "finish_reason", "latency_seconds", "started_at",
-    "finished_at", "reply",
+    "label", "request_bytes", "max_output_tokens", "answer_cap", "asked_model", "model",
+    "service_tier", "response_id", "http_status", "request_id", "finish_reason", "latency_seconds",
+    "started_at", "finished_at", "reply",
 )  # fmt: skip
 """The reply comes last: see `read_head`."""
 

@@ -587,8 +587,20 @@ def test_a_cut_answer_stands_when_the_room_of_a_retry_is_refused(
     ask(fault_server.url, settings={"request.max_output_tokens": 50})
     before = (tmp_path / "o.csv").read_text()
     fault_server.misbehave("400")
-    assert main_cli(*RETRY).code == 3
+    again = main_cli(*RETRY)
+    assert again.code == 3
+    assert "1 row asked again in vain keeps the answer it had: 1 bad_request; row 1: " in again.err
     assert (tmp_path / "o.csv").read_text() == before
+
+
+def test_more_room_is_counted_from_the_cap_of_the_answer_that_stands(ask, main_cli, fault_server):
+    settings = {"retry.on_incomplete": "retry", "request.max_output_tokens": 50}
+    fault_server.misbehave("400")
+    fault_server.misbehave("incomplete", next=1)
+    ask(fault_server.url, settings=settings)
+    main_cli(*RETRY)
+    caps = [json.loads(seen.body)["max_output_tokens"] for seen in fault_server.seen]
+    assert caps == [50, 200, 200], "nobody was ever cut off at 200"
 
 
 def test_more_room_is_no_repeat_to_an_endpoint_that_knows_idempotency_keys(
