@@ -12,6 +12,7 @@ from batch_runner.shortcut import (
     KnownPlan,
     Shortcut,
     digest_of_prices,
+    write_ends,
     write_shortcut,
 )
 from batch_runner.work import Work, journal_settings
@@ -86,15 +87,19 @@ def this_run(work: Work) -> PastRun:
 
 
 def _leave(work: Work, known: Known, bill: KnownBill | None) -> None:
-    """Never fails: nothing depends on it. Where the journal is unusual, nothing is left."""
+    """Never fails: nothing depends on it. Where the journal is unusual, nothing is left but its ends."""
     directory = RunDirectory(work.job.run_path)
     plan = KnownPlan(made_of=work.plan_made_of, files=work.input_identity, plan=work.plan)
     try:
         segments = [directory.segments / name for name in known.index.files]
+        ends = {path.name: path.stat().st_size for path in segments if path.exists()}
+        if work.shortcut is not None:  # its segments were not read again
+            ends |= work.shortcut.ends
+        ends |= {place.segment: place.offset for place in work.replay.damage if place.is_expected}
         unusual = work.replay.pending or any(not p.is_expected for p in work.replay.damage)
         if unusual or not all(path.exists() for path in segments):
-            directory.shortcut.unlink(missing_ok=True)
+            write_ends(directory, ends)
         else:
-            write_shortcut(directory, Shortcut(known=known, plan=plan, bill=bill))
+            write_shortcut(directory, Shortcut(known=known, plan=plan, bill=bill, ends=ends))
     except (OSError, StorageError) as error:
         log.debug("no shortcut for the next run: %s", error)

@@ -36,6 +36,7 @@ from batch_runner.journal import (
 from batch_runner.keeping import keep_changed_rows
 from batch_runner.losses import with_losses
 from batch_runner.output_place import check_output, locked_place
+from batch_runner.outset import read_outset
 from batch_runner.plan import (
     Dedupe,
     Plan,
@@ -93,6 +94,7 @@ def open_work(
             check_dedupe(job)
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
+        outset = read_outset(before)
         found_table, plan, made_of = _planned(
             job, table, builder, found.index, shortcut,
             new_columns=columns.columns, wanted=wanted, watch=watch, dedupe=dedupe,
@@ -112,6 +114,7 @@ def open_work(
             damage=with_losses(found.damage, directory)
             if shortcut is None and not fresh
             else found.damage,
+            damaged_before=() if fresh or outset is None else outset.damaged,
             earlier_segments=len(found.index.files),
             shortcut=shortcut,
             plan_made_of=made_of,

@@ -39,7 +39,8 @@ class Outset:
     left_out: list[list[Any]] = field(default_factory=list)
     """Likewise, of the files that could not be read."""
     damaged: list[list[Any]] = field(default_factory=list)
-    """Places of the journal that could not be read when the rows were counted: see `places_of`."""
+    """Places of the journal that could not be read when the rows were counted, or before while rows
+    were without a result: see `places_of`."""
     endings: Endings = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,8 +66,14 @@ def outset_of(
     files: list[list[Any]] | None = None,
     left_out: Sequence[list[Any]] = (),
     damage: Iterable[Damage] = (),
+    damaged_before: Sequence[list[Any]] = (),
 ) -> Outset:
     """Of a run that is about to send what the plan wants."""
+    endings = endings_of(plan, index, copies=False)
+    damaged = places_of(damage)
+    if any(status is RowStatus.PENDING for status, _ in endings):
+        # What a place has lost may be among them still, even if nothing else tells of it any more.
+        damaged += [place for place in damaged_before if place not in damaged]
     return Outset(
         run_id=run_id,
         rows=plan.rows,
@@ -75,8 +82,8 @@ def outset_of(
         made_of=made_of,
         files=files,
         left_out=[*left_out],
-        damaged=places_of(damage),
-        endings=endings_of(plan, index, copies=False),
+        damaged=damaged,
+        endings=endings,
     )
 
 

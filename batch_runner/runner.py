@@ -97,18 +97,21 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if work.plan.to_send and options.transport is None:
             check_route(job)
         budget = _budget(work) if work.plan.to_send else None
-        if not options.fresh:
-            leave_plan(work)
         if not work.plan.to_send:
             if options.fresh:
                 work.warnings.append("--fresh has no row to send: the journal stays as it is")
             if options.dedupe is not None or work.kept is not None or work.new_damage:
                 remember_job(work)
+            if not options.fresh:
+                leave_plan(work)
             yield work, None
             return
         if options.fresh:
             directory.put_aside(run_id=work.run_id)
+        # First: the shortcut of before may be all that tells of what is lost.
         remember_job(work)
+        if not options.fresh:
+            leave_plan(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
 
 

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from hashlib import blake2b
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import Any
 from batch_runner import __version__
 from batch_runner.bill import Bill, Biller, Tokens
 from batch_runner.disk import identity_of
+from batch_runner.errors import StorageError
 from batch_runner.job import JobSpec
 from batch_runner.journal import (
     Index,
@@ -70,6 +71,8 @@ class Shortcut:
     known: Known
     plan: KnownPlan | None
     bill: KnownBill | None
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """How far each segment was whole when this was left, by name."""
 
 
 def read_shortcut(directory: RunDirectory) -> Shortcut | None:
@@ -87,18 +90,15 @@ def read_shortcut(directory: RunDirectory) -> Shortcut | None:
         return None
 
 
-def known_sizes(directory: RunDirectory) -> Mapping[str, int]:
-    """How long each segment was when the shortcut was left, by name; empty without a shortcut.
+def known_ends(directory: RunDirectory) -> Mapping[str, int]:
+    """How far each segment was whole when the shortcut was left, by name; empty without a shortcut.
 
     One whose segments are no longer the same still knows this.
     """
     packed = read_packed(directory.shortcut)
-    if packed is None:
-        return {}
     try:
-        names, identities = packed.facts["index"]["files"], packed.facts["segments"]
-        return {name: int(identity[1]) for name, identity in zip(names, identities, strict=True)}
-    except (KeyError, IndexError, TypeError, ValueError):  # of another version
+        return {} if packed is None else {**packed.facts["ends"]}
+    except (KeyError, TypeError):  # of another version
         return {}
 
 
@@ -118,6 +118,7 @@ def _read(packed: Packed, directory: RunDirectory) -> Shortcut | None:
         known=known,
         plan=None if plan is None else _plan(Packed(facts=plan, arrays=arrays)),
         bill=None if bill is None else _bill(bill),
+        ends=facts["ends"],
     )
 
 
@@ -134,15 +135,28 @@ def write_shortcut(directory: RunDirectory, shortcut: Shortcut) -> None:
         "runs": [asdict(run) for run in known.runs],
         "plan": None if plan is None else plan.facts,
         "bill": None if shortcut.bill is None else _bill_facts(shortcut.bill),
+        "ends": dict(shortcut.ends),
     }
     arrays = {**index.arrays, **({} if plan is None else plan.arrays)}
     write_packed(directory.shortcut, Packed(facts=facts, arrays=arrays))
 
 
+def write_ends(directory: RunDirectory, ends: Mapping[str, int]) -> None:
+    """No shortcut, but how far each segment is whole: what is lost later shows by that alone.
+
+    Raises StorageError.
+    """
+    facts = {"tool_version": __version__, "ends": dict(ends)}
+    write_packed(directory.shortcut, Packed(facts=facts, arrays={}))
+
+
 def forget_shortcut(directory: RunDirectory) -> None:
     """The next run reads the journal itself. Bytes that rot change no time of their file."""
-    with suppress(OSError):
-        directory.shortcut.unlink()
+    try:
+        write_ends(directory, known_ends(directory))
+    except (OSError, StorageError):
+        with suppress(OSError):
+            directory.shortcut.unlink()
 
 
 def recover(directory: RunDirectory) -> tuple[Replay, Shortcut | None]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from batch_runner.amounts import many
 from batch_runner.gauge import Gauge
-from batch_runner.journal import VerifyReport, is_locked, verify
+from batch_runner.journal import VerifyReport, is_locked, read_manifest, verify
 from batch_runner.losses import with_losses
-from batch_runner.outset import places_of
+from batch_runner.outset import places_of, read_outset
 from batch_runner.records import RowStatus
 from batch_runner.remedy import command
 from batch_runner.run_place import RunPlace
@@ -20,8 +20,10 @@ class Soundness:
     """What `verify` found, and what it comes to."""
 
     report: VerifyReport
+    met: int = 0
+    """Damaged places without which the last run counted its rows; some show in nothing else now."""
     was_met: bool = False
-    """The last run counted its rows without what stood in the damaged places."""
+    """All there are were among them."""
     waiting: int = 0
     """Rows of the last run's input without a result."""
     invocation: str | None = None
@@ -30,11 +32,11 @@ class Soundness:
     @property
     def is_made_good(self) -> bool:
         """Every row that the damage took has been asked again, whichever those were."""
-        return self.was_met and not self.waiting
+        return not self.report.is_sound and self.is_well
 
     @property
     def is_well(self) -> bool:
-        return self.report.is_sound or self.is_made_good
+        return self.was_met and not self.waiting
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -43,10 +45,10 @@ class Soundness:
 
     def _verdict(self) -> str:
         damage = self.report.damage
-        if not damage:
+        if not damage and self.is_well:
             return "every record is intact"
-        places = many(len(damage), "damaged place")
-        if self.report.is_sound:
+        places = many(max(len(damage), self.met), "damaged place")
+        if self.report.is_sound and self.is_well:
             return f"{places}, such as a killed run leaves: no finished row is lost"
         if self.is_made_good:
             them = "it" if len(damage) == 1 else "them"
@@ -68,15 +70,17 @@ def soundness(place: RunPlace) -> Soundness:
     directory = place.directory
     found = verify(directory)
     report = replace(found, damage=with_losses(found.damage, directory))
-    if report.is_sound:
-        return Soundness(report=report)
-    if not found.is_sound and read_shortcut(directory) is not None:
+    if not report.is_sound and read_shortcut(directory) is not None:
         forget_shortcut(directory)  # what is believed hides the damage from the next run
+    outset = read_outset(read_manifest(directory.manifest))
+    met = [] if outset is None else outset.damaged
+    if report.is_sound and not met:
+        return Soundness(report=report, was_met=True)
     gauge = Gauge(place)
     gauge.read(is_running=is_locked(directory) is not None)
-    met = [] if gauge.outset is None else gauge.outset.damaged
     return Soundness(
         report=report,
+        met=len(met),
         was_met=all(known in met for known in places_of(report.damage)),
         waiting=sum(n for (status, _), n in gauge.endings.items() if status is RowStatus.PENDING),
         invocation=place.invocation,

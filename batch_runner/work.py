@@ -23,7 +23,7 @@ from batch_runner.journal import (
 )
 from batch_runner.kept import KeptRows, write_kept
 from batch_runner.output_place import is_ours
-from batch_runner.outset import MARK, Outset, outset_of, places_of, read_outset
+from batch_runner.outset import MARK, Outset, outset_of, places_of
 from batch_runner.plan import Dedupe, Plan, requests
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
@@ -60,6 +60,8 @@ class Work:
     """What the last run left word of."""
     damage: Sequence[Damage]
     """Places of the journal that cannot be read, those at its end that are gone among them."""
+    damaged_before: Sequence[list[Any]]
+    """Those that the last run has met: see `places_of`."""
     earlier_segments: int
     """Segments of the index that earlier runs wrote."""
     shortcut: Shortcut | None
@@ -122,9 +124,7 @@ class Work:
     @property
     def new_damage(self) -> int:
         """Damaged places that the last run has not met."""
-        outset = read_outset(self.before)
-        met = [] if outset is None else outset.damaged
-        return sum(place not in met for place in places_of(self.damage))
+        return sum(place not in self.damaged_before for place in places_of(self.damage))
 
     @property
     def same_prompt(self) -> bool:
@@ -211,6 +211,7 @@ def _outset(work: Work) -> Outset:
             files=work.input_identity,
             left_out=identity_of(file.path for file in work.table.left_out),
             damage=work.damage,
+            damaged_before=work.damaged_before,
         )
     return work.outset
 

@@ -190,3 +190,46 @@ def test_the_torn_end_of_a_killed_run_is_called_that(job):
     told = job.verify()
     assert told.code == 0
     assert "1 damaged place, such as a killed run leaves: no finished row is lost" in told.out
+
+
+def spoil_end(job, *, lines):
+    """The last lines of the journal are zeros now, as a disk gives back a sector it has lost."""
+    path = job.directory.segment(0)
+    data = path.read_bytes()
+    kept = b"".join(data.splitlines(keepends=True)[:-lines])
+    path.write_bytes(kept + bytes(len(data) - len(kept)))
+
+
+def test_an_end_that_was_whole_is_not_taken_for_what_a_killed_run_leaves(job):
+    spoil_end(job, lines=2)
+    for _ in range(2):  # to look changes nothing
+        told = job.verify()
+        assert told.code == 5
+        assert "gap: its end is damaged: it had" in told.out
+        assert RUN in told.out
+    assert "1 damaged place in the journal" in job.cli("run", "job.toml").err
+    assert job.calls() == 11
+    assert job.verify().code == 0
+
+
+def test_lost_rows_are_not_forgotten_by_runs_that_leave_them_for_later(job):
+    spoil_end(job, lines=4)
+    for waiting in ("2 rows", "1 row"):
+        assert job.run("-n", "1", "--on-change", "rerun") == 0
+        told = job.verify()
+        assert told.code == 5
+        assert f"1 damaged place; {waiting} of the input" in told.out
+    assert job.run() == 0
+    assert job.calls() == 13
+    assert job.verify().code == 0
+
+
+def test_what_was_once_damaged_still_shows_when_its_last_segment_goes(job):
+    job.flip("result")
+    job.run()
+    job.run()
+    assert job.verify().code == 0
+    job.directory.segment(1).unlink()
+    told = job.verify()
+    assert told.code == 5
+    assert "gap: the segment is missing" in told.out
