@@ -89,7 +89,11 @@ def outset_of(
 
 def places_of(damage: Iterable[Damage]) -> list[list[Any]]:
     """By which a later reader knows damage again: no segment is ever written to once it is left."""
-    return [[one.segment, one.offset, one.length] for one in damage if not one.is_expected]
+    return [
+        [one.segment, one.offset, one.length, str(one.kind)]
+        for one in damage
+        if not one.is_expected
+    ]
 
 
 def endings_of(plan: Plan, index: Index, *, copies: bool = True) -> Endings:
