@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from glob import has_magic
+from pathlib import Path
 
 from batch_runner.amounts import many, some_of
 from batch_runner.disk import changed_at
@@ -23,7 +24,8 @@ _OR_SKIP = 'on_bad_row = "skip" under [input] leaves such a file out'
 
 def may_be_several(job: JobSpec) -> bool:
     """More than one file is named, or a pattern, which may fit one today and several tomorrow."""
-    return len(job.input.path) > 1 or any(map(has_magic, job.input.path))
+    named = job.input.path
+    return len(named) > 1 or any(has_magic(path) and not Path(path).is_file() for path in named)
 
 
 def open_input(job: JobSpec) -> Table:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
-from batch_runner.jobmapping import PATH_KEYS
+from batch_runner.jobmapping import PATH_KEYS, placed
 from batch_runner.journal import DamagedManifest, Manifest
 from batch_runner.redact import MASK, holds_secret_names, names_a_secret, without_passwords
 
@@ -89,7 +89,7 @@ class Invocation:
         """As it was typed in `folder`, with paths that mean the same in this one."""
 
         def here(path: str) -> str:
-            return path if folder == Path.cwd() else str(folder / Path(path).expanduser())
+            return path if folder == Path.cwd() else placed(folder, path)
 
         flags: dict[str, str | list[str]] = dict(self.flags)
         if isinstance(paths := flags.get("input"), list):

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_runner.errors import JobError, UsageError
 from batch_runner.job import COMMAND_LINE, URL_VARIABLE, Given, JobSpec, giver
-from batch_runner.jobmapping import job_from_mapping
+from batch_runner.jobmapping import job_from_mapping, placed
 from batch_runner.printable import printable
 from batch_runner.redact import holds_secret_names, names_a_secret, without_passwords
 from batch_runner.values import looks_like_a_key
@@ -202,7 +202,7 @@ def _from_here(key: str, value: Any) -> Any:
         return value
     if isinstance(value, list):
         return [_from_here(key, item) for item in value]
-    return str(Path.cwd() / Path(value).expanduser())
+    return placed(Path.cwd(), value)
 
 
 def _setting(text: str, *, who: str) -> tuple[str, Any]:
@@ -284,7 +284,7 @@ def _report_beside(
     if "report" not in now or "output.report" in given_by or before == path:
         return
     if isinstance(before, str) and isinstance(path, str):
-        places = {os.path.realpath(folder / Path(one).expanduser()) for one in (before, path)}
+        places = {os.path.realpath(placed(folder, one)) for one in (before, path)}
         if len(places) > 1:
             tables["output"]["report"] = f"{path}.html"
             given_by["output.report"] = given_by["output.path"]

@@ -252,11 +252,16 @@ def _name_like(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:64] or "job"
 
 
+def placed(folder: Path, path: str) -> str:
+    """The path as seen from the folder; `~name` is a file of that name where nobody has that name."""
+    return str(folder / os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for nobody
+
+
 def _absolute(specs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The specs with every path made absolute."""
 
     def absolute(path: str) -> str:
-        return os.path.normpath(folder / Path(path).expanduser())
+        return os.path.normpath(placed(folder, path))
 
     resolved = dict(specs)
     for table, names in _PATHS.items():

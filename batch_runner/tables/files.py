@@ -53,7 +53,11 @@ def _matches(path: str | Path, before: str) -> list[Path]:
         )
     if not has_magic(str(path)):
         raise InputError(f"{before}{path}: no such file", hint=_instead_of(literal))
-    files = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207  Path.glob takes no absolute pattern
+    # A folder that is there is meant by its name, whatever is in that.
+    steady = next(folder for folder in literal.parents if folder.is_dir())
+    pattern = str(literal.relative_to(steady))
+    names = sorted(glob(pattern, root_dir=steady, recursive=True))  # noqa: PTH207  Path.glob shows hidden files
+    files = [steady / name for name in names if (steady / name).is_file()]
     if not files:
         raise InputError(
             f"{before}{path}: no file matches this pattern", hint="is the folder there, and filled?"

@@ -670,6 +670,31 @@ def test_files_named_by_a_glob_are_one_input_and_say_where_rows_came_from(run, f
     assert calls(fault_server) == before
 
 
+@pytest.mark.parametrize("typed", [True, False], ids=["flags", "job file"])
+def test_the_name_of_a_folder_is_no_pattern_and_a_tilde_may_begin_a_name(
+    main_cli, fault_server, tmp_path, typed
+):
+    folder = tmp_path / "last [final]"
+    folder.mkdir()
+    (folder / "data[1].csv").write_text("body\none\n")
+    (folder / "~old.csv").write_text("body\ntwo\n")
+    (folder / "job.toml").write_text(job_text(url=fault_server.url))
+    main_cli.folder = folder if typed else tmp_path
+
+    def run(source, output):
+        flags = ("-i", source, "-o", output, "-m", "m1", "-p", "{{ body }}")
+        job = ("job.toml",) if typed else ("last [final]/job.toml",)
+        settings = ("--set", f"input.path={source}", "--set", f"output.path={output}")
+        words = (*flags, "--base-url", fault_server.url) if typed else (*job, *settings)
+        ran = main_cli("run", *words)
+        assert ran.code == 0, ran
+        return (folder / output).read_text()
+
+    assert "source_file" not in run("data[1].csv", "one.csv"), "it is one file, whatever its name"
+    assert "two" in run("~old.csv", "~new.csv")
+    assert "source_file" in run("da*", "pattern.csv")
+
+
 def test_a_folder_that_moves_with_its_job_keeps_its_output_and_pays_for_nothing(
     run, main_cli, fault_server
 ):
