@@ -14,6 +14,7 @@ from typing import Any
 from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
 from batch_runner.jobmapping import PATH_KEYS, placed
 from batch_runner.journal import DamagedManifest, Manifest
+from batch_runner.logs import here
 from batch_runner.redact import MASK, holds_secret_names, names_a_secret, without_passwords
 
 
@@ -87,18 +88,19 @@ class Invocation:
 
     def seen_here(self, folder: Path) -> "Invocation":
         """As it was typed in `folder`, with paths that mean the same in this one."""
+        present = here()
 
-        def here(path: str) -> str:
-            return path if folder == Path.cwd() else placed(folder, path)
+        def seen(path: str) -> str:
+            return path if str(folder) == present else placed(folder, path)
 
         flags: dict[str, str | list[str]] = dict(self.flags)
         if isinstance(paths := flags.get("input"), list):
-            flags["input"] = [here(path) for path in paths]
+            flags["input"] = [seen(path) for path in paths]
         if isinstance(path := flags.get("output"), str):
-            flags["output"] = here(path)
+            flags["output"] = seen(path)
         if self.job is not None:  # what `--set` says is seen from the folder of that file
-            return replace(self, job=here(self.job), flags=flags)
-        settings = (_with_paths(setting, here) for setting in self.settings)
+            return replace(self, job=seen(self.job), flags=flags)
+        settings = (_with_paths(setting, seen) for setting in self.settings)
         return replace(self, flags=flags, settings=tuple(settings))
 
     def under(self, typed: "Invocation") -> "Invocation":
@@ -200,7 +202,7 @@ def last_invocation(
     found = Invocation.read(typed) if typed else None
     if not isinstance(manifest, Manifest) or found is None:
         return None
-    found = found.seen_here(Path(manifest.job.get("typed_in") or Path.cwd()))
+    found = found.seen_here(Path(manifest.job.get("typed_in") or here()))
     wrote = manifest.job.get("output")
     if output is not None and wrote is not None and not is_same_place(output, Path(wrote)):
         return replace(found, flags={**found.flags, "output": str(output)})

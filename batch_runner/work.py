@@ -4,7 +4,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
-from pathlib import Path
 from typing import Any
 
 from batch_runner.bill import Biller
@@ -22,6 +21,7 @@ from batch_runner.journal import (
     write_manifest,
 )
 from batch_runner.kept import KeptRows, write_kept
+from batch_runner.logs import here
 from batch_runner.output_place import is_ours
 from batch_runner.outset import MARK, Outset, outset_of, places_of
 from batch_runner.plan import Dedupe, Plan, requests
@@ -185,7 +185,7 @@ def manifest_of(work: Work) -> Manifest:
             "output": str(job.output_path),
             **({"given": asdict(job.given)} if job.given else {}),
             # What to type to mean this run once more, with its endpoint: see `last_invocation`.
-            **({"typed": job.typed, "typed_in": str(Path.cwd())} if can_be_typed else {}),
+            **({"typed": job.typed, "typed_in": here()} if can_be_typed else {}),
         },
         input={"files": work.input_identity, "rows": work.plan.rows, SEEN_BY: [work.run_id]},
         extra={

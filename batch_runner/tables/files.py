@@ -72,9 +72,9 @@ def _instead_of(missing: Path) -> str:
         there = {file.name.lower(): file.name for file in _listed(folder) if file.is_file()}
         if near := difflib.get_close_matches(missing.name.lower(), there, n=1, cutoff=_NEAR):
             return f"did you mean {there[near[0]]!r}?"
-    here = Path.cwd() / missing.name
+    here = Path(missing.name)
     if here.is_file():
-        return f"{str(here)!r} is there; a path in a job file starts at the job file"
+        return f"{str(here.absolute())!r} is there; a path in a job file starts at the job file"
     if folder != missing.absolute().parent:
         return f"there is no folder {str(missing.absolute().parent)!r}"
     return ""

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -102,3 +104,22 @@ def test_an_answer_is_never_shown_beside_another_text(ground, in_place):
     assert [row["llm_status"] for row in ground.answers()] == ["ok"] * 40
     ground.server.settle()
     assert len(ground.server.ledger.rows()) <= 41 + 4
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "check", "verify"])
+def test_a_present_folder_that_is_gone_stops_no_job_that_is_named_in_full(
+    run_cli, fault_server, command
+):
+    place, gone = run_cli.folder / "place", run_cli.folder / "gone"
+    place.mkdir()
+    (place / "in.csv").write_text("body\none\n")
+    job = place / "job.toml"
+    job.write_text(JOB.replace("URL", fault_server.url))
+    assert run_cli("run", str(job)).code == 0
+    gone.mkdir()
+    leave = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, "-m", "batch_runner"]
+    told = subprocess.run(
+        [*leave, command, str(job)],
+        cwd=gone, env=run_cli.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
