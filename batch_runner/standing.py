@@ -90,9 +90,9 @@ def add_limits_of_before(summary: RunSummary, work: Work) -> None:
 
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
-    """What only the meta file of the last run knows, if it is of the last run indeed."""
+    """What only the meta file of the last run knows, if it is of that one, or of one that sent nothing."""
     meta = read_meta(work.job.output_path)
-    if meta.get("run_id") != summary.run_id:
+    if str(meta.get("run_id", "")) < summary.run_id:  # ids of runs sort by time
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:

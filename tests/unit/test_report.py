@@ -233,6 +233,26 @@ def test_what_the_endpoint_does_not_accept_is_not_sent_again_among_others():
     assert alone.endswith("batch-runner retry jobs/summarize_articles.toml")
 
 
+def test_what_helps_most_of_the_rows_is_advised_first():
+    def advice(**codes):
+        statuses = Counter({RowStatus.FAILED: sum(codes.values())})
+        return line("failed", statuses=statuses, codes=Counter(codes)).partition("-> ")[2]
+
+    job = "jobs/summarize_articles.toml"
+    run = f"batch-runner run {job}"
+    assert advice(connection=20, missing_value=1) == (
+        f"a later run sends them again: {run}; for missing_value fill the empty cells first"
+    )
+    assert advice(connection=1, missing_value=20) == f"fill the empty cells, then {run}"
+    assert advice(json_invalid=20, bad_input=1) == (
+        f"batch-runner retry {job}; for bad_input mend these cells, then {run}"
+    )
+    assert advice(bad_request=20, json_invalid=1) == (
+        f"batch-runner check {job} --probe shows what is refused; "
+        f"for the others batch-runner retry {job} --only json_invalid"
+    )
+
+
 THEN_RUN = "then batch-runner run jobs/summarize_articles.toml"
 
 
