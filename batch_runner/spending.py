@@ -11,7 +11,7 @@ import anyio
 from batch_runner.amounts import dollars, dollars_at_most, many
 from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
-from batch_runner.errors import RunStoppedError, UsageError
+from batch_runner.errors import GO_ON, RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
 from batch_runner.pricing import price_advice
 from batch_runner.records import Request, RowResult
@@ -45,6 +45,15 @@ class Spending:
     _told_slow: bool = False
     _told_nearly: bool = False
     _told_astray: bool = False
+
+    @property
+    def rows_covered(self) -> int | None:
+        """After how many rows of this run the limit ends it, at their cost so far; None: it does not."""
+        done = self.tally.finished
+        if self.budget is None or not done or not self.budget.spent:
+            return None
+        covered = max(done, int(self.budget.limit * done / self.budget.spent))
+        return covered if covered < self.rows else None
 
     async def admit(self, request: Request) -> bool:
         """Money is set aside for the row; False when there is none left, and the run is told."""
@@ -110,7 +119,7 @@ class Spending:
             f"max_cost {dollars(budget.limit)} does not cover another call: this run has spent "
             f"{dollars(budget.spent)}{set_aside}, and the next call may cost {next_call}"
         )
-        way_out = "run again to go on: each run counts its own spending"
+        way_out = f"each run counts its own spending: {GO_ON}"
         if budget.guess(ceiling) > budget.limit:
             words = f"max_cost {dollars(budget.limit)} is less than one call may cost: {next_call}"
             way_out = "run again with a higher --max-cost or a lower max_output_tokens to go on"

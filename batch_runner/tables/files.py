@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from batch_runner.errors import InputError
+from batch_runner.tables.formats import FORMAT_OF_SUFFIX, inner_suffix
 
 
 BUFFER_BYTES = 1 << 18
@@ -42,7 +44,8 @@ def _matches(path: str | Path, before: str) -> list[Path]:
     literal = Path(path)
     if literal.is_dir():
         raise InputError(
-            f"{before}{path}: a directory, not a file", hint=f'name its files: "{path}/*"'
+            f"{before}{path}: a directory, not a file",
+            hint=f'name its files: "{path}/*{_usual_suffix(literal)}"',
         )
     if literal.is_file():
         return [literal]
@@ -59,6 +62,13 @@ def _matches(path: str | Path, before: str) -> list[Path]:
             f"{before}{path}: no file matches this pattern", hint="is the folder there, and filled?"
         )
     return files
+
+
+def _usual_suffix(folder: Path) -> str:
+    """That of most data files there, those packed otherwise included: `.csv*`; none without such files."""
+    suffixes = map(inner_suffix, filter(Path.is_file, _listed(folder)))
+    found = Counter(suffix for suffix in suffixes if suffix in FORMAT_OF_SUFFIX).most_common(1)
+    return next((suffix for suffix, _ in found), "")
 
 
 def _instead_of(missing: Path) -> str:

@@ -139,7 +139,7 @@ def test_a_job_made_of_flags_is_reported_by_its_output_or_run_folder(
         assert f"batch-runner retry {output}" in told.out
         hint = next(line for line in told.out.splitlines() if "batch-runner retry" in line)
         again = shlex.split(hint.partition("batch-runner ")[2])
-        assert "1 to send, 9 left alone" in main_cli(*again, "--dry-run").err, "as typed"
+        assert "1 to send, 9 reused" in main_cli(*again, "--dry-run").err, "as typed"
     assert main_cli("report", output, "-o", "page.html").code == 0
     assert "9 of 10" in (folder / "page.html").read_text()
     before = (folder / output).read_bytes()

@@ -87,7 +87,7 @@ def test_a_column_called_a_key_that_is_none_is_told_with_the_value_that_repeats(
     rows = "".join(f"{n // 2},A longer text {n}\n" for n in range(4))
     job, text = started("in.csv", f"id,body\n{rows}")
     assert job.input.key == ()
-    assert "# id is no key: '0' comes more than once\n" in text
+    assert "# id is no key: '0' comes twice\n" in text
     assert "is no key" not in started("articles.csv", CSV)[1]
 
 
