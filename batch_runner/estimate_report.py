@@ -84,6 +84,8 @@ def _sufficing(found: Estimate, limit: Decimal) -> str:
         return f", and {_ROOM if limit >= room else _ENOUGH}"
     if rows is None or rows >= found.rows_left:
         return ", and may be too little"
+    if not rows:
+        return ", and is less than one call may cost"
     return f", likely after about {rows:,} of {many(found.rows_left, 'row')}"
 
 

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -45,7 +45,7 @@ def _matches(path: str | Path, before: str) -> list[Path]:
     if literal.is_dir():
         raise InputError(
             f"{before}{path}: a directory, not a file",
-            hint=f'name its files: "{path}/*{_usual_suffix(literal)}"',
+            hint=f'name its files: "{escape(str(path))}/*{_usual_suffix(literal)}"',
         )
     if literal.is_file():
         return [literal]
@@ -65,10 +65,14 @@ def _matches(path: str | Path, before: str) -> list[Path]:
 
 
 def _usual_suffix(folder: Path) -> str:
-    """That of most data files there, those packed otherwise included: `.csv*`; none without such files."""
-    suffixes = map(inner_suffix, filter(Path.is_file, _listed(folder)))
-    found = Counter(suffix for suffix in suffixes if suffix in FORMAT_OF_SUFFIX).most_common(1)
-    return next((suffix for suffix, _ in found), "")
+    """That of most data files there, `.csv*` where some are packed; none without such files."""
+    seen = (file for file in _listed(folder) if not file.name.startswith("."))  # by no pattern
+    files = [file for file in seen if inner_suffix(file) in FORMAT_OF_SUFFIX]
+    if not files:
+        return ""
+    [(usual, _)] = Counter(map(inner_suffix, files)).most_common(1)
+    is_packed = any(inner_suffix(file) == usual != file.suffix.lower() for file in files)
+    return f"{usual}*" if is_packed else usual
 
 
 def _instead_of(missing: Path) -> str:

@@ -208,7 +208,7 @@ def test_the_first_row_without_a_request_is_named(job, main_cli):
     assert "1 row is without a request; the first is in.csv:3" in out
     assert "empty cell in 'body'" in out
     (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n3,\n")
-    assert "2 rows have no request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "2 rows are without a request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
 
 
 def shown_requests(out):

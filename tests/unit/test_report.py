@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -63,6 +64,13 @@ output   out/article_summaries.csv   report out/article_summaries.html"""
 
 def test_a_run_reads_as_the_interface_shows_it():
     assert "\n".join(summary_lines(summary())) == AS_SHOWN
+
+
+def test_what_costs_nothing_has_no_list_price_and_a_price_of_the_job_is_none():
+    free = Bill(calls=3, answered=3, sources=Counter({'[prices."m"]': 3}))
+    assert line("cost", bill=free, run_bill=free) == "cost     $0.00"
+    own = replace(free, answers=Decimal("0.25"))
+    assert line("cost", bill=own, run_bill=own) == "cost     $0.250 at the job's price"
 
 
 def test_failed_attempts_are_added_to_what_the_answers_cost_as_status_does():
