@@ -81,7 +81,7 @@ def write_requests(work: Work, path: Path) -> int:
     if left_out:
         rows = "1 row is" if left_out == 1 else f"{left_out:,} rows are"
         log.warning(
-            "%s left out, having no request (empty or unusable cells): the first is row %s",
+            "%s left out, without a request (empty or unusable cells): the first is row %s",
             rows, f"{first_left_out:,}",
         )  # fmt: skip
     if written > MOST_LINES or size > MOST_BYTES:

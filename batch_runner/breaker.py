@@ -1,6 +1,6 @@
 """Notices an endpoint that refuses everyone, before it becomes a million failed rows."""
 
-from batch_runner.errors import RunStoppedError
+from batch_runner.errors import GO_ON, RunStoppedError
 from batch_runner.records import ErrorCode, Failure
 from batch_runner.retry import Blame, Problem
 
@@ -11,10 +11,10 @@ SAME_IN_A_ROW = 20
 """Rows that failed alike before any row succeeded: a mistake of the job, not of the rows."""
 
 _HINTS = {
-    ErrorCode.AUTH: "check the key and endpoint.api_key_env; finished rows are kept, run again to go on",
-    ErrorCode.QUOTA: "the account is out of credit or over its spend limit; run again to go on",
+    ErrorCode.AUTH: f"check the key and endpoint.api_key_env; finished rows are kept, {GO_ON}",
+    ErrorCode.QUOTA: f"the account is out of credit or over its spend limit; {GO_ON}",
     ErrorCode.NOT_FOUND: "check request.model and endpoint.base_url",
-    ErrorCode.CONNECTION: "check endpoint.base_url, the proxy and the network; run again to go on",
+    ErrorCode.CONNECTION: f"check endpoint.base_url, the proxy and the network; {GO_ON}",
     ErrorCode.BAD_REQUEST: "check the [request] table against what this endpoint accepts",
 }
 

@@ -81,7 +81,7 @@ class CheckReport:
     def lines(self, *, whole: bool = False) -> Iterator[str]:
         """For people; `whole`: with texts of any length."""
         about = "" if self.tokens_exact else "about "
-        but = ", but a run would refuse to start" if self.refusal else ""
+        but = f", but a run would refuse to start: {self.refusal}" if self.refusal else ""
         but = ", but no API key is set" if self.key_problem else but
         yield f"{self.job}: job, columns, templates and output are fine{but}"
         plan = self.prospect
@@ -89,8 +89,8 @@ class CheckReport:
         yield f"input    {self.input}: {many(plan.rows, 'row')} (columns: {columns})"
         yield f"plan     {', '.join([plan.sending(), *plan.resting()])}"
         if without := plan.without_request:
-            rows = f"{many(without, 'row')} {'has' if without == 1 else 'have'}"
-            yield f"         {rows} no request; the first is {self.first_without}"
+            rows = f"{many(without, 'row')} {'is' if without == 1 else 'are'}"
+            yield f"         {rows} without a request; the first is {self.first_without}"
         if same := plan.duplicates:
             rows = f"{many(same, 'row')} {'asks' if same == 1 else 'ask'}"
             shared = "answered by one call" if self.dedupe else "run --dedupe sends it once"

@@ -12,7 +12,7 @@ from batch_runner.bequest import bill_of_results, leave_all, this_run
 from batch_runner.bill import Bill, source_of
 from batch_runner.dispatch import Dispatch
 from batch_runner.emptied import keep_emptied
-from batch_runner.errors import BatchRunnerError, ExitCode, InputError, StorageError
+from batch_runner.errors import GO_ON, BatchRunnerError, ExitCode, InputError, StorageError
 from batch_runner.export import Exported, export, notes_on
 from batch_runner.findings import gather
 from batch_runner.freshness import fresh_export, remember_export
@@ -132,11 +132,13 @@ def _add_calls(summary: RunSummary, dispatch: Dispatch) -> None:
     if dispatch.signal_number is not None and not isinstance(reason, StorageError):
         summary.exit_code = ExitCode.of_signal(dispatch.signal_number)
         summary.stop_reason = signal.Signals(dispatch.signal_number).name
-        summary.hint = f"run again to go on: {command('run', summary.invocation)}"
+        summary.hint = GO_ON
     elif isinstance(reason, BatchRunnerError):
         summary.exit_code = reason.exit_code
         summary.stop_reason = str(reason)
         summary.hint = reason.hint
+    if summary.hint.endswith(GO_ON):
+        summary.hint += f": {command('run', summary.invocation)}"
 
 
 def _asked_in_vain(tally: Tally, work: Work) -> str:

@@ -185,6 +185,8 @@ def _footnotes(report: CostReport) -> Iterator[str]:
     if bill.at_least is not None and not is_whole(bill):
         yield f"in all: {bound_words(bill)}"
     for tier, one in sorted(report.total.cheaper.items()):
+        if not one.instead_of:
+            continue
         yield (
             f"in the {tier} tier these calls would have cost {dollars_at_least(one.usd)} "
             f"instead of {dollars_at_least(one.instead_of)}"

@@ -13,12 +13,13 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from batch_runner import __version__, logs
+from batch_runner.amounts import duration
 from batch_runner.api_key import key_source, key_variable
 from batch_runner.bill import Biller, is_priced
 from batch_runner.breaker import Breaker
 from batch_runner.budget import Budget
 from batch_runner.client import Client
-from batch_runner.errors import BatchRunnerError, InputError, RunStoppedError, StorageError
+from batch_runner.errors import GO_ON, BatchRunnerError, InputError, RunStoppedError, StorageError
 from batch_runner.expectation import Expectation
 from batch_runner.job import JobSpec
 from batch_runner.journal import Intent, Journal
@@ -170,6 +171,7 @@ class Dispatch:
     def snapshot(self) -> Snapshot:
         now = time.monotonic()
         tally = self.tally
+        covered = self.spending.rows_covered
         return Snapshot(
             done=self.done_before + tally.finished,
             total=self.done_before + self.to_send,
@@ -183,6 +185,8 @@ class Dispatch:
             ),
             cost=tally.bill.listed if tally.bill.answered else None,
             limit=self.limiter.limit,
+            ends_at=None if covered is None else self.done_before + covered,
+            is_ending=self.drain.started,
         )
 
     def _start_watchers(self, watchers: anyio.abc.TaskGroup) -> None:
@@ -269,7 +273,7 @@ class Dispatch:
                 RunStoppedError(
                     f"{self.tally.failed:,} of {self.tally.finished:,} rows failed, more than "
                     "limits.max_errors allows",
-                    hint="see the error_code column; run again to go on",
+                    hint=f"see the error_code column; {GO_ON}",
                 )
             )
 
@@ -309,11 +313,7 @@ class Dispatch:
 
     async def _stop_at_deadline(self, seconds: float) -> None:
         await anyio.sleep(seconds)
-        self.stop(
-            RunStoppedError(
-                f"limits.deadline ({seconds:g} s) has passed", hint="run again to go on"
-            )
-        )
+        self.stop(RunStoppedError(f"limits.deadline ({duration(seconds)}) has passed", hint=GO_ON))
 
     def _make_client(self, transport: "httpx.AsyncBaseTransport") -> Client:
         endpoint = self.job.endpoint
@@ -347,7 +347,7 @@ class Dispatch:
 def _denied_hint(job: JobSpec, key: str | None) -> str:
     """The way out after a 401 or 403: which key was sent, or that none was, which not everybody knows."""
     if key is not None:
-        return f"check the key in {key_variable(job)}; finished rows are kept, run again to go on"
+        return f"check the key in {key_variable(job)}; finished rows are kept, {GO_ON}"
     return (
         f"no key was sent{key_source(job, key).removeprefix('no key')}; if the endpoint takes one, "
         'name the variable that holds it: api_key_env = "..." under [endpoint]'

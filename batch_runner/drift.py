@@ -56,7 +56,9 @@ def is_other_input(manifest: Manifest, outset: Outset | None, job: JobSpec | Non
     With the job, files that have come since are seen, too.
     """
     if outset is not None and outset.files is not None:
-        before = [*outset.files, *outset.left_out]
+        # A file that was opened before it broke off is among both.
+        unread = (file for file in outset.left_out if file not in outset.files)
+        before = [*outset.files, *unread]
     else:
         before = manifest.input.get("files", [])
     if not before:

@@ -15,6 +15,8 @@ Every exception carries a `hint`: what to do next.
 from enum import IntEnum
 
 
+GO_ON = "run again to go on"
+"""The end of a hint after which whoever knows the job says what to type."""
 _BEFORE_SIGNALS = 128
 
 

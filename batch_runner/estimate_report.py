@@ -53,21 +53,40 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
 
 def _limits(found: Estimate) -> Iterator[str]:
     """The one that the job has, one that does no harm, and what either does."""
-    limit, room = found.max_cost, found.max_cost_with_room
-    leaves = "leaves room: likely it is not reached, and no call waits for it"
+    limit, room, enough = found.max_cost, found.max_cost_with_room, found.max_cost_enough
     if limit is not None:
-        has_room = f", and {leaves}" if room and limit >= room else ""
-        yield f"limit    max_cost {dollars(limit)} {_kept(found)}{has_room}"
+        yield f"limit    max_cost {dollars(limit)} {_kept(found)}{_sufficing(found, limit)}"
+    typed = [None if n is None else dollars_at_most(n).lstrip("$").replace(",", "")
+             for n in (enough, room)]  # fmt: skip
+    if enough and (limit is None or limit < enough) and typed[0] != typed[1]:
+        yield f"limit    --max-cost {typed[0]} {_ENOUGH}"
     if room and (limit is None or limit < room):
-        typed = dollars_at_most(room).lstrip("$").replace(",", "")
-        yield f"limit    --max-cost {typed} {leaves}"
-    each, calls = found.set_aside_each, found.calls_in_flight
+        yield f"limit    --max-cost {typed[1]} {_ROOM}"
+    each, calls = found.set_aside_each, found.most_in_flight
     if each and (room or limit is not None):
         all_of_them = f" ({dollars_at_most(found.set_aside)} for {calls:,})" if calls > 1 else ""
         yield (
             f"         each call in flight sets {dollars_at_most(each)} aside{all_of_them}: "
             "reckoned with a token for each byte sent, more than the total counts"
         )
+
+
+_ROOM = "leaves room: likely it is not reached, and no call waits for it"
+_ENOUGH = "is likely enough: the last calls may have to wait for one another"
+
+
+def _sufficing(found: Estimate, limit: Decimal) -> str:
+    """Whether the limit is likely to let the run end by itself; nothing where no sample tells."""
+    room, enough, rows = found.max_cost_with_room, found.max_cost_enough, found.rows_covered(limit)
+    if not room or not enough:
+        return ""
+    if limit >= enough:
+        return f", and {_ROOM if limit >= room else _ENOUGH}"
+    if rows is None or rows >= found.rows_left:
+        return ", and may be too little"
+    if not rows:
+        return ", and is less than one call may cost"
+    return f", likely after about {rows:,} of {many(found.rows_left, 'row')}"
 
 
 def _kept(found: Estimate) -> str:
@@ -219,6 +238,7 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
             for model, match in found.models.items()
         },
         "max_cost": _number(found.max_cost),
+        "max_cost_enough": _number(found.max_cost_enough),
         "max_cost_with_room": _number(found.max_cost_with_room),
         "max_cost_set_aside_each": _number(found.set_aside_each),
         "sample": None if sample is None else _sample_json(sample),

@@ -97,20 +97,51 @@ class Estimate:
         return self.remembered.total(self.to_send)
 
     @property
+    def rows_left(self) -> int:
+        """That a run has still to send."""
+        return self.to_send if self.sample is None else self.sample.rows_left
+
+    @property
+    def usd_left(self) -> Point | Range | None:
+        """What those take, by a sample of now or of before."""
+        return self.usd_as_remembered if self.sample is None else self.sample.usd_left
+
+    @property
+    def most_in_flight(self) -> int:
+        """Calls of the run that is left."""
+        return min(self.calls_in_flight, self.rows_left)
+
+    @property
     def set_aside(self) -> Decimal | None:
-        """While as many calls are in flight as the job allows."""
+        """While as many calls are in flight as the job allows, and rows are left for."""
         each = self.set_aside_each
-        return None if each is None else each * self.calls_in_flight
+        return None if each is None else each * self.most_in_flight
 
     @property
     def max_cost_with_room(self) -> Decimal | None:
         """A limit that keeps no call waiting while rows cost, and may have cost, no more than is likely."""
-        sample, told = self.sample, self.sample or self.remembered
-        rows = self.to_send if sample is None else sample.rows_left
-        usd = self.usd_as_remembered if sample is None else sample.usd_left
-        if told is None or usd is None or self.set_aside is None:
+        most = self._likely_at_most
+        return None if most is None or self.set_aside is None else most + self.set_aside
+
+    @property
+    def max_cost_enough(self) -> Decimal | None:
+        """A limit that is likely not reached: its last calls may have to go out one by one."""
+        most = self._likely_at_most
+        return None if most is None or self.set_aside_each is None else most + self.set_aside_each
+
+    @property
+    def _likely_at_most(self) -> Decimal | None:
+        told, usd = self.sample or self.remembered, self.usd_left
+        return None if told is None or usd is None else usd.upper + told.in_doubt * self.rows_left
+
+    def rows_covered(self, limit: Decimal) -> int | None:
+        """How many of the rows left a limit is good for, at their expected cost."""
+        usd, each = self.usd_left, self.set_aside_each
+        if usd is None or each is None or not usd.expected:
             return None
-        return self.set_aside + usd.upper + told.in_doubt * rows
+        if limit < each:
+            return 0
+        return min(self.rows_left, 1 + int((limit - each) * self.rows_left / usd.expected))
 
     @property
     def dedupe_saves_usd(self) -> Decimal | None:

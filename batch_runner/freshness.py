@@ -34,6 +34,8 @@ from batch_runner.work import Work, manifest_of
 _MARK = "exported"
 _WITHOUT_EFFECT = ("origin", "given_by", "given", "typed", "endpoint", "limits", "retry", "notify")
 """Parts of a job that leave no trace in an output whose rows are all done."""
+_GONE_IS_TOLD_SECONDS = 7 * 86_400.0
+"""Of a file that is gone: a nightly run is quiet of it, and on purpose files are taken away for good."""
 
 
 def remember_export(work: Work, exported: Exported) -> None:
@@ -46,6 +48,7 @@ def remember_export(work: Work, exported: Exported) -> None:
     mark = {
         "made_from": _made_from(work),
         "input": work.input_identity,
+        "gone": _gone(work),
         "output": identity_of(outputs(work)),
         "statuses": {str(status): n for status, n in exported.statuses.items()},
         "codes": dict(exported.codes),
@@ -92,20 +95,29 @@ def _remember_left_out(work: Work, found: Manifest) -> None:
 
 def gone(work: Work) -> str:
     """A note where files that the output was made from are no longer there, under no name."""
-    mark = {} if work.before is None else work.before.extra.get(_MARK, {})
-    there = identity_of(work.table.named_paths)
-    names = [
-        Path(name).name
-        for name, *rest in filter(None, mark.get("input", ()))
-        if not Path(name).exists() and rest not in (others for _, *others in filter(None, there))
-    ]
+    names = [name for name, *_ in _gone(work)]
     if not names:
         return ""
     is_, it, its = ("is", "it is", "its") if len(names) == 1 else ("are", "they are", "their")
     return (
-        f"{many(len(names), 'file')} that the output showed {is_} gone, rows and all: "
-        f"{some_of(names)}; once {it} back, a run shows {its} answers again without a call"
+        f"{many(len(names), 'file')} that the output showed {is_} gone, rows and all; once {it} back, "
+        f"a run shows {its} answers again without a call: {some_of(names)}"
     )
+
+
+def _gone(work: Work) -> list[list[Any]]:
+    """Those files as they were, each with the time at which a run first missed it."""
+    mark = {} if work.before is None else work.before.extra.get(_MARK, {})
+    there = [found[1:] for found in identity_of(work.table.named_paths)]
+    now = work.started_at
+    shown = [[*file, now] for file in filter(None, mark.get("input", ()))]
+    return [
+        [name, *as_it_was, missed_at]
+        for name, *as_it_was, missed_at in (*shown, *mark.get("gone", ()))
+        if now - missed_at < _GONE_IS_TOLD_SECONDS
+        and not Path(name).exists()
+        and as_it_was not in there
+    ]
 
 
 def outputs(work: Work) -> list[Path]:

@@ -12,6 +12,7 @@ from batch_runner.records import Row
 
 LONGEST_KEY = 60
 """Characters: what is longer is text that happens not to repeat."""
+_NEARLY_UNIQUE = 0.8
 
 _KEY_NAME = re.compile(r"(?i)(?:^|[_\W])(?:id|key|uuid|guid|number|no)$|(?<=[a-z])(?:Id|ID|Key)$")
 
@@ -27,7 +28,8 @@ class ColumnLook:
     longest: int
     is_text: bool
     twice: str | None = None
-    """The first value that comes again."""
+    """The first value that comes again, and how often it comes in all."""
+    times: int = 1
 
     def describe(self, rows: int) -> str:
         gaps = "" if self.filled == rows else f", empty in {rows - self.filled} of {rows}"
@@ -54,12 +56,24 @@ def key_of(looks: Sequence[ColumnLook], rows: int) -> str | None:
     return next((look.name for look in [*named, *unique[:1]]), None)
 
 
-def no_key(looks: Sequence[ColumnLook], key: str | None) -> ColumnLook | None:
-    """A column that is called a key, and repeats; not said where another one of that kind is taken."""
+def no_key(looks: Sequence[ColumnLook], key: str | None, rows: int) -> ColumnLook | None:
+    """A column that is called a key, and repeats; not said where another one of that kind is taken.
+
+    Where none is taken, one that hardly ever repeats will do.
+    """
     if key is not None and _KEY_NAME.search(key):
         return None
-    named = (look for look in looks if _KEY_NAME.search(look.name))
-    return next((look for look in named if look.twice is not None), None)
+    repeating = [look for look in looks if look.twice is not None]
+    if named := [look for look in repeating if _KEY_NAME.search(look.name)]:
+        return named[0]
+    nearly = [
+        look
+        for look in repeating
+        if look.filled == rows
+        and look.longest <= LONGEST_KEY
+        and look.distinct >= _NEARLY_UNIQUE * rows
+    ]
+    return max(nearly, key=lambda look: look.distinct, default=None) if key is None else None
 
 
 def text_column(looks: Sequence[ColumnLook]) -> ColumnLook | None:
@@ -73,6 +87,7 @@ def _look(name: str, rows: Sequence[Row]) -> ColumnLook:
     values = [row.values.get(name) for row in rows]
     filled = [_text(value) for value in values if value not in (None, "")]
     times = Counter(filled)
+    again = next((text for text, n in times.items() if n > 1), None)
     return ColumnLook(
         name=name,
         filled=len(filled),
@@ -80,7 +95,8 @@ def _look(name: str, rows: Sequence[Row]) -> ColumnLook:
         mean_length=sum(map(len, filled)) / max(1, len(filled)),
         longest=max(map(len, filled), default=0),
         is_text=any(isinstance(value, str) for value in values),
-        twice=next((text for text, n in times.items() if n > 1), None),
+        twice=again,
+        times=1 if again is None else times[again],
     )
 
 

@@ -26,6 +26,8 @@ from batch_runner.records import Billed, Usage
 
 __all__ = ["Doubt", "MatchedBy", "PriceBook", "PriceMatch", "Quote", "Rates"]
 
+OWN_PRICE = "[prices."
+"""So begins the source of a price that the job states."""
 _MILLIONTH = Decimal("0.000001")
 _REMEMBERED_PRICES = 4096  # a server may name a new model in every reply
 _UNBOUNDED_DOUBTS = frozenset({Doubt.UNKNOWN_TIER, Doubt.FINE_TUNE})
@@ -277,7 +279,7 @@ def _overridden(name: str, price: PriceSpec) -> PriceMatch:
     return PriceMatch(
         name=name,
         matched_by=MatchedBy.OVERRIDE,
-        source=f'[prices."{name}"]',
+        source=f'{OWN_PRICE}"{name}"]',
         rates=(rates,),
         model=name,
     )

@@ -45,12 +45,24 @@ class Snapshot:
     cost: Decimal | None
     """Dollars known so far; None when the model has no price."""
     limit: int
+    ends_at: int | None = None
+    """Of `total`, the rows after which `max_cost` ends the run at their cost so far; None: not before."""
+    is_ending: bool = False
+    """No row is sent any more: only calls in flight are finished."""
 
     @property
     def eta_seconds(self) -> float | None:
-        if self.rows_per_second <= 0:
+        if self.rows_per_second <= 0 or self.is_ending:
             return None
-        return (self.total - self.done) / self.rows_per_second
+        until = self.total if self.ends_at is None else self.ends_at
+        return max(0, until - self.done) / self.rows_per_second
+
+    @property
+    def end_in_words(self) -> list[str]:
+        """Of a run that its budget does not let come to the last row."""
+        if self.ends_at is None or self.is_ending:
+            return []
+        return [f"max_cost ends at about {self.ends_at:,}"]
 
     def to_json(self) -> dict[str, Any]:
         eta = self.eta_seconds
@@ -65,6 +77,7 @@ class Snapshot:
             "rows_per_second": round(self.rows_per_second, 2),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "cost_usd": None if self.cost is None else float(self.cost),
+            "max_cost_ends_at_rows": self.ends_at,
             "eta_seconds": None if eta is None else round(eta),
         }
 
@@ -153,6 +166,7 @@ class Bar:
         eta = snapshot.eta_seconds
         return [
             *([f"{duration(eta)} left"] if has_pace and eta else []),
+            *snapshot.end_in_words,
             *([pace(snapshot.rows_per_second)] if has_pace else []),
             *([f"{snapshot.failed:,} failed"] if snapshot.failed else []),
             *([dollars_at_least(snapshot.cost)] if snapshot.cost is not None else []),
@@ -201,6 +215,7 @@ def heartbeat(snapshot: Snapshot) -> str:
         f"{pace(snapshot.rows_per_second)} {count(snapshot.tokens_per_second)} tok/s",
         *([dollars_at_least(snapshot.cost)] if snapshot.cost is not None else []),
         *([f"eta {duration(eta)}"] if eta is not None else []),
+        *snapshot.end_in_words,
     ]
     return "  ".join(words)
 

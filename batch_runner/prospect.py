@@ -49,7 +49,7 @@ class Prospect:
         return self.new + self.in_flight + self.damaged + self.changed + self.again.total()
 
     def words(self) -> str:
-        """`60 rows, 21 to send (19 new, 2 changed), 39 done before`."""
+        """`60 rows, 21 to send (19 new, 2 changed), 39 reused`."""
         return ", ".join([many(self.rows, "row"), self.sending(), *self.resting(), *self._odd()])
 
     def sending(self) -> str:
@@ -73,14 +73,11 @@ class Prospect:
 
     def resting(self) -> Iterator[str]:
         """What is not sent, and why, for people."""
-        if self.is_retry:
-            if alone := self.done + self.failed:
-                yield f"{alone:,} left alone"
-        else:
-            if self.done:
-                yield f"{self.done:,} done before"
-            if self.failed:
-                yield f"{self.failed:,} failed before (batch-runner retry sends them)"
+        if self.done:
+            yield f"{self.done:,} reused"
+        if self.failed:
+            why = "not named by --only" if self.is_retry else "batch-runner retry sends them"
+            yield f"{self.failed:,} failed before ({why})"
         if self.never:
             yield f"{self.never:,} never asked (batch-runner run sends them)"
         if self.later:

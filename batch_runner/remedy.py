@@ -54,16 +54,26 @@ def all_pass(codes: Iterable[str]) -> bool:
 
 
 def way_out(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) -> str:
-    """One for all rows without a full answer: what to type, and where that needs it, why."""
+    """One for all rows without a full answer: what to type, and where that needs it, why.
+
+    What helps most of them comes first.
+    """
     again = command("run", invocation)
     if all_pass(codes):
         return f"a later run sends them again: {again}"
-    lacking = WITHOUT_REQUEST & codes.keys()
-    if all_pass(codes.keys() - lacking):
-        return f"{_mend(lacking)}, then {again}"
+    lacking = Counter({code: n for code, n in codes.items() if code in WITHOUT_REQUEST})
     if lacking:  # `retry` has nothing to send for them
-        others = Counter({code: n for code, n in codes.items() if code not in lacking})
-        return f"{_mend(lacking)}, then {again}; for the others {way_out(others, statuses, invocation)}"
+        others = codes - lacking
+        mend, are_most = f"{_mend(lacking)}, then {again}", lacking.total() >= others.total()
+        rest, named = way_out(others, statuses, invocation), ", ".join(sorted(lacking))
+        if all_pass(others):  # the one command does both
+            return mend if are_most else f"{rest}; for {named} {_mend(lacking)} first"
+        return f"{mend}; for the others {rest}" if are_most else f"{rest}; for {named} {mend}"
+    return _asked_again(codes, statuses, invocation)
+
+
+def _asked_again(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) -> str:
+    """For rows that have a request."""
     curable = sorted(code for code in codes if code != ErrorCode.BAD_REQUEST)
     options = [
         word
@@ -76,7 +86,11 @@ def way_out(codes: Counter[str], statuses: Counter[RowStatus], invocation: str) 
     if statuses[RowStatus.INCOMPLETE] and codes[ErrorCode.MAX_OUTPUT_TOKENS]:
         # The same cap would cut them off again.
         options += ["--set", "retry.on_incomplete=retry"]
-    return command("retry", invocation, *options)
+    again = command("retry", invocation, *options)
+    if "--only" in options and 2 * codes[ErrorCode.BAD_REQUEST] > codes.total():
+        probe = remedy(ErrorCode.BAD_REQUEST, invocation)
+        return f"{probe.command} shows what is refused; for the others {again}"
+    return again
 
 
 def _mend(codes: Iterable[str]) -> str:

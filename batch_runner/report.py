@@ -11,6 +11,7 @@ from batch_runner.bill import Bill
 from batch_runner.errors import ExitCode
 from batch_runner.findings import Findings
 from batch_runner.money_view import at_most_words, bound_words
+from batch_runner.pricing import OWN_PRICE
 from batch_runner.printable import one_line
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.remedy import all_pass, command, remedy, way_out
@@ -193,7 +194,7 @@ def _cost(model: str, bill: Bill) -> str:
             "shows how to give one)"
         )
     elif bill.answered:
-        known = f"{dollars_at_least(bill.answers)} at list price"
+        known = f"{dollars_at_least(bill.answers)}{_at_which_price(bill)}"
     else:
         known = (
             "no call told what it used"
@@ -212,6 +213,13 @@ def _cost(model: str, bill: Bill) -> str:
     if bill.at_least and bill.at_most not in (None, bill.at_least):
         return f"{words}: {bound_words(bill)}"
     return f"{words}: {bound_words(bill)} in all" if bill.failures and bill.at_most else words
+
+
+def _at_which_price(bill: Bill) -> str:
+    if not bill.answers:  # whatever the price is called, it is none
+        return ""
+    own = [source.startswith(OWN_PRICE) for source in bill.sources]
+    return " at the job's price" if own and all(own) else " at list price"
 
 
 def failed_name(statuses: Counter[RowStatus]) -> str:

@@ -150,7 +150,9 @@ def _run_view(course: RunCourse, *, ended: str, otherwise: str) -> Mapping[str, 
         "rows": f"{course.rows:,}",
         "not_ok": f"{course.not_ok:,}",
         "calls": f"{bill.calls:,}",
-        "least": (least if bill.answered else "unknown") if bill.calls else "",
+        "least": (least if bill.answered or not bill.unknown_calls else "unknown")
+        if bill.calls
+        else "",
         "most": (most or NO_BOUND) if bill.calls else "",
         "model": one_line(str(run.settings.get("model", "")), 60) if run else "",
         "ended": ended if run is not None and run.ended_cleanly else otherwise,

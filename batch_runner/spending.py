@@ -11,7 +11,7 @@ import anyio
 from batch_runner.amounts import dollars, dollars_at_most, many
 from batch_runner.bill import Biller, is_priced
 from batch_runner.budget import Budget
-from batch_runner.errors import RunStoppedError, UsageError
+from batch_runner.errors import GO_ON, RunStoppedError, UsageError
 from batch_runner.expectation import Expectation
 from batch_runner.pricing import price_advice
 from batch_runner.records import Request, RowResult
@@ -40,17 +40,30 @@ class Spending:
     _settled: tuple[Decimal, int] = (Decimal(0), 0)
     """Of the tally's bill, what was settled so far: dollars, and calls that nothing bounds."""
     _repeats_waiting: int = 0
+    _next_call: Decimal = Decimal(0)
+    """What the row that was last admitted, or waits to be, may cost."""
     _polls: int = 0
     """While a row waited for money."""
     _told_slow: bool = False
     _told_nearly: bool = False
     _told_astray: bool = False
 
+    @property
+    def rows_covered(self) -> int | None:
+        """After how many rows of this run the limit ends it, at their cost so far; None: it does not."""
+        budget, done = self.budget, self.tally.finished
+        if budget is None or not done or not budget.spent:
+            return None
+        room = max(Decimal(0), budget.limit - budget.spent - self._next_call)
+        covered = done + 1 + int(room * done / budget.spent)
+        return covered if covered < self.rows else None
+
     async def admit(self, request: Request) -> bool:
         """Money is set aside for the row; False when there is none left, and the run is told."""
         if self.budget is None:
             return True
         ceiling = self._ceiling(request)
+        self._next_call = self.budget.guess(ceiling)
         while self._repeats_waiting or not self.budget.fits(ceiling):
             if not self.budget.in_flight:
                 self._stop(self.budget, ceiling)
@@ -110,7 +123,7 @@ class Spending:
             f"max_cost {dollars(budget.limit)} does not cover another call: this run has spent "
             f"{dollars(budget.spent)}{set_aside}, and the next call may cost {next_call}"
         )
-        way_out = "run again to go on: each run counts its own spending"
+        way_out = f"each run counts its own spending; {GO_ON}"
         if budget.guess(ceiling) > budget.limit:
             words = f"max_cost {dollars(budget.limit)} is less than one call may cost: {next_call}"
             way_out = "run again with a higher --max-cost or a lower max_output_tokens to go on"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from batch_runner.asked import first_without
 from batch_runner.bill import source_of
 from batch_runner.changes import journal_gone, other_model
+from batch_runner.errors import GO_ON
 from batch_runner.findings import Findings
 from batch_runner.invocation import last_invocation
 from batch_runner.journal import RunDirectory, is_locked
@@ -90,11 +91,11 @@ def add_limits_of_before(summary: RunSummary, work: Work) -> None:
 
 
 def _add_what_the_run_told(summary: RunSummary, work: Work) -> None:
-    """What only the meta file of the last run knows, if it is of the last run indeed."""
+    """What only the meta file of the last run knows, if it is of that one, or of one that sent nothing."""
     meta = read_meta(work.job.output_path)
-    if meta.get("run_id") != summary.run_id:
+    if str(meta.get("run_id", "")) < summary.run_id:  # ids of runs sort by time
         return
     summary.stop_reason = meta.get("stop_reason")
     if summary.stop_reason is not None and summary.statuses[RowStatus.PENDING]:
-        summary.hint = f"run again to go on: {command('run', summary.invocation)}"
+        summary.hint = f"{GO_ON}: {command('run', summary.invocation)}"
     summary.report = meta.get("report")

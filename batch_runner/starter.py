@@ -1,13 +1,14 @@
 """Writes a starter job file for a data file, or for a folder of them that grows."""
 
 import os
+import re
 import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import escape, has_magic
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +39,8 @@ MOST_BYTES = 1 << 26
 """Of each of them, in which a byte that is not UTF-8 is looked for."""
 SHOWN_VALUE = 40
 UTF_8 = "utf-8"
+_BEYOND_ASCII = re.compile(r"(?:\S+ ){0,3}\S{0,20}[^\x00-\x7f]\S{0,20}(?: \S{1,20}){0,3}")
+"""With a few words around."""
 _WORDS_OF_TEMPLATES = frozenset({
     "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if",
     "else", "loop", "self", "super", "range", "dict", "namespace", "debug",
@@ -60,8 +63,8 @@ class _Source:
     beside: Path
     """The output goes beside this: the file, or the folder of all that the pattern can match."""
     encoding: str = UTF_8
-    not_utf_8: str = "it"
-    """The file that asks for this encoding, if there are several."""
+    not_utf_8: str = ""
+    """Of a file that asks for this encoding, in words: which it is, and how it reads."""
 
     @property
     def is_pattern(self) -> bool:
@@ -70,7 +73,7 @@ class _Source:
     @property
     def suffix(self) -> str:
         """`.csv.gz` of `a.b.csv.gz`."""
-        return _suffix_of(self.files[0])
+        return min(map(_suffix_of, self.files), key=len)
 
     @property
     def stem(self) -> str:
@@ -88,12 +91,11 @@ def starter_job(file: Path, *, folder: Path | None = None) -> str:
     named = _source(file)
     encoding = _encoding(named.files)
     source = replace(named, encoding=encoding)
-    if encoding != UTF_8 and len(named.files) > 1:
-        odd = next(file for file in named.files if _encoding([file]) == encoding)
-        source = replace(source, not_utf_8=_one_line(odd.name))
     try:
         table = _opened(source.files, source.encoding)
         rows = [*_first_rows(source, table)]
+        if encoding != UTF_8:
+            source = replace(source, not_utf_8=_not_utf_8(source))
     except InputError as error:
         if not source.is_pattern:
             raise
@@ -121,7 +123,10 @@ def _source(named: Path) -> _Source:
 
 
 def _only_suffix(folder: Path) -> str:
-    """The suffix of the data files in the folder. Raises InputError where it is not one."""
+    """The suffix of the data files in the folder, `.csv*` of `.csv` and `.csv.gz`.
+
+    Raises InputError where they are of several formats.
+    """
     there = sorted(
         file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")
     )
@@ -133,6 +138,9 @@ def _only_suffix(folder: Path) -> str:
             f"{folder}: a folder without a data file",
             hint=f"init takes a file, or a folder of files of one format: {' '.join(FORMAT_OF_SUFFIX)}",
         )
+    inner = {inner_suffix(Path(f"x{suffix}")) for suffix in found}
+    if len(found) > 1 and len(inner) == 1 and all(s.startswith((*inner,)) for s in found):
+        return f"{inner.pop()}*"
     if len(found) > 1:
         kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in found.most_common())
         pattern = shlex.quote(f"{folder}/*{found.most_common(1)[0][0]}")
@@ -149,6 +157,21 @@ def _encoding(files: Sequence[Path]) -> str:
     # What cannot be read at all is told where it is opened.
     can_be_read = is_text and all(file.is_file() for file in whole)
     return likely_encoding(whole, most_bytes=MOST_BYTES) if can_be_read else UTF_8
+
+
+def _not_utf_8(source: _Source) -> str:
+    """Which file asks for the encoding, and how its first characters beyond ASCII read in that."""
+    files = source.files
+    odd = next((file for file in files if _encoding([file]) == source.encoding), files[0])
+    table = _opened([odd], source.encoding)
+    texts = chain(
+        table.header or (),
+        (str(value) for row in table.rows(on_bad=ignore) for value in row.values.values()),
+    )
+    found = next(filter(None, map(_BEYOND_ASCII.search, texts)), None)
+    sample = "look at its accents" if found is None else f"right if this reads well: {found[0]}"
+    name = odd.name if len(files) > 1 else "it"
+    return _one_line(f"{name} is not UTF-8; this is a guess, {sample}")
 
 
 def _first_rows(source: _Source, table: Table) -> Iterator[Row]:
@@ -198,11 +221,10 @@ def _lines(
     later = "   # all files that are there when it is run" * source.is_pattern
     yield f"path = {_quoted(_placed(source.path, folder))}{later}"
     if source.encoding != UTF_8:
-        look = f"{source.not_utf_8} is not UTF-8; this is a guess: look at the accents that check shows"
-        yield f"encoding = {_quoted(source.encoding)}   # {look}"
+        yield f"encoding = {_quoted(source.encoding)}   # {source.not_utf_8}"
     if isinstance(table, CsvTable) and table.delimiter != _usual_delimiter(source.files[0]):
         yield f"delimiter = {_quoted(table.delimiter)}"
-    yield from _key_lines(looks, key)
+    yield from _key_lines([look for look in looks if look is not text], key, len(rows))
     if source.is_pattern or format_of(source.files[0]) is not Format.PARQUET:
         what = "files and records" if source.is_pattern else "records"
         said = f"{what} that cannot be read are left out and named; else no run begins"
@@ -233,14 +255,15 @@ def _lines(
     yield f"path = {_quoted(_placed(output, folder))}"
 
 
-def _key_lines(looks: Sequence[ColumnLook], key: str | None) -> Iterator[str]:
+def _key_lines(looks: Sequence[ColumnLook], key: str | None, rows: int) -> Iterator[str]:
     if key is not None:
         yield f"key = {_quoted(key)}   # names each row once: for messages, and to see what changed"
     else:
         yield '# key = "..."   # a column that names each row once, for messages'
-    if (look := no_key(looks, key)) is not None:
+    if (look := no_key(looks, key, rows)) is not None:
         again = _one_line(shortened(look.twice or "", SHOWN_VALUE))
-        yield f"# {_one_line(look.name)} is no key: {again!r} comes more than once"
+        often = "twice" if look.times == 2 else f"{look.times} times"
+        yield f"# {_one_line(look.name)} is no key: {again!r} comes {often}"
 
 
 def _opened(files: Sequence[Path], encoding: str) -> Table:

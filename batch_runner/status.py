@@ -170,7 +170,7 @@ class Status:
             yield f"  since    {one_line(self.moved_on, LONGEST_REASON)}"
         changed = [self.request_changed] if self.request_changed else []
         if self.input_changed:
-            changed.append("the input has changed since: these are the rows of before")
+            changed.append("the input has changed: these are the rows of before")
         if changed:
             yield f"  since    {'; '.join(changed)}"
             if self.today is not None:

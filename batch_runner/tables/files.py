@@ -6,13 +6,15 @@ import gzip
 import io
 import lzma
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from batch_runner.errors import InputError
+from batch_runner.tables.formats import FORMAT_OF_SUFFIX, inner_suffix
 
 
 BUFFER_BYTES = 1 << 18
@@ -42,7 +44,8 @@ def _matches(path: str | Path, before: str) -> list[Path]:
     literal = Path(path)
     if literal.is_dir():
         raise InputError(
-            f"{before}{path}: a directory, not a file", hint=f'name its files: "{path}/*"'
+            f"{before}{path}: a directory, not a file",
+            hint=f'name its files: "{escape(str(path))}/*{_usual_suffix(literal)}"',
         )
     if literal.is_file():
         return [literal]
@@ -63,6 +66,17 @@ def _matches(path: str | Path, before: str) -> list[Path]:
             f"{before}{path}: no file matches this pattern", hint="is the folder there, and filled?"
         )
     return files
+
+
+def _usual_suffix(folder: Path) -> str:
+    """That of most data files there, `.csv*` where some are packed; none without such files."""
+    seen = (file for file in _listed(folder) if not file.name.startswith("."))  # by no pattern
+    files = [file for file in seen if inner_suffix(file) in FORMAT_OF_SUFFIX]
+    if not files:
+        return ""
+    [(usual, _)] = Counter(map(inner_suffix, files)).most_common(1)
+    is_packed = any(inner_suffix(file) == usual != file.suffix.lower() for file in files)
+    return f"{usual}*" if is_packed else usual
 
 
 def _instead_of(missing: Path) -> str:

@@ -135,10 +135,10 @@ def test_paths_of_a_job_given_by_flags_are_those_of_its_run_from_any_folder(plac
     place.cli.folder = place.folder / "elsewhere"
     told = place.cli("estimate", "../out1.csv").out
     assert told == place.cli("estimate", f"{place.folder}/out1.csv").out
-    assert "1 to send, 1 left alone" in place.cli("retry", "../out1.csv").err
+    assert "1 to send, 1 reused" in place.cli("retry", "../out1.csv").err
     assert len(place.sent()) == 1
     place.cli.folder = place.folder
-    assert "1 to send, 1 left alone" in place.cli("retry", "out1.csv", "--dry-run").err
+    assert "1 to send, 1 reused" in place.cli("retry", "out1.csv", "--dry-run").err
 
 
 @pytest.mark.parametrize("kind", FLAGS)
@@ -157,7 +157,7 @@ def test_the_endpoint_and_the_model_of_a_run_hold_whatever_the_environment_says_
         later = {"OPENAI_BASE_URL": other.url, "BATCH_RUNNER_MODEL": "m8"}
         later["BATCH_RUNNER_BASE_URL"] = other.url
         ran = place.cli("retry", "out1.csv", **later)
-        assert "1 to send, 1 left alone" in ran.err
+        assert "1 to send, 1 reused" in ran.err
         other.settle()
         assert not other.ledger.rows()
     assert [row.received.model for row in place.sent()] == ["m7"]
@@ -232,7 +232,7 @@ def test_a_local_run_given_by_flags_is_local_again_when_its_output_is_named(plac
     assert "1 ok" in place.cli("report", "out1.csv").out
     assert place.cli("export", "out1.csv").code == 0
     assert len(begun) == 1, "whoever calls nobody starts none"
-    assert "1 to send, 1 left alone" in place.cli("retry", "out1.csv").err
+    assert "1 to send, 1 reused" in place.cli("retry", "out1.csv").err
     assert begun[0].url != begun[1].url
     assert begun[1].asked == [MODEL]
 

@@ -213,7 +213,7 @@ def test_a_job_becomes_a_batch_file_with_the_requests_that_run_would_send(
 ):
     converted = main_cli("convert", job, "-o", "batch.jsonl")
     assert converted.code == 0
-    assert "1 row is left out, having no request" in converted.err
+    assert "1 row is left out, without a request" in converted.err
     lines = read_lines(main_cli.folder / "batch.jsonl")
     assert [line["custom_id"] for line in lines] == ["x", "y"]
     assert calls(fault_server) == 0

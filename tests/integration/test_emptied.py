@@ -237,6 +237,6 @@ def test_status_after_an_emptied_output_speaks_of_the_input_of_now(place):
     place("run", "-q")
     told = place("status").out
     assert "0 of 0 rows ended" in told
-    assert "the input has changed since" not in told
+    assert "the input has changed:" not in told
     place.write(ROWS)
-    assert "the input has changed since" in place("status").out
+    assert "the input has changed:" in place("status").out

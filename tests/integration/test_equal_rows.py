@@ -86,7 +86,7 @@ def test_in_another_input_a_label_still_tells_what_its_row_showed(nights, is_sai
         assert nights("run", "--on-change", "keep").code == 0
     nights.write("a", {"new": "a new text"})
     ran = nights("run", "--on-change", "keep")
-    assert "13 rows, 1 to send (new), 12 done before" in ran.err
+    assert "13 rows, 1 to send (new), 12 reused" in ran.err
     assert nights.calls() == nights.paid + 1
     after = nights.answers()
     assert after.pop("new")
@@ -99,7 +99,7 @@ def test_a_kept_row_that_is_edited_is_sent_and_those_that_equalled_it_are_not(ni
     assert nights("run", "--on-change", "keep").code == 0
     nights.write("b", {"b3": "edited", "b4": "text 4"})
     ran = nights("run")
-    assert "1 to send (changed), 11 done before" in ran.err
+    assert "1 to send (changed), 11 reused" in ran.err
     assert nights.calls() == nights.paid + 1
     after = nights.answers()
     assert [name for name in before if after[name] != before[name]] == ["b3"]
@@ -110,7 +110,7 @@ def test_equal_rows_that_come_with_the_prompt_of_before_are_new_and_none_is_chan
     nights.write("a", {f"a{n}": f"text {n}" for n in range(6)})
     ran = nights("run")
     assert ran.code == 0
-    assert "6 to send (all new), 12 done before" in ran.err
+    assert "6 to send (all new), 12 reused" in ran.err
     assert nights.calls() == nights.paid + 6
 
 
@@ -139,7 +139,7 @@ def test_a_row_that_the_last_run_left_unanswered_is_no_finished_row(nights):
     nights.ask(OTHER)
     assert "12 of 12 finished rows" in nights("run").err
     assert (
-        "13 rows, 1 to send (new), 12 done before"
+        "13 rows, 1 to send (new), 12 reused"
         in nights("run", "--on-change", "keep", "--dry-run").err
     )
 

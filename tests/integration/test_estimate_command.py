@@ -88,6 +88,48 @@ def test_the_limit_that_an_estimate_names_is_neither_reached_nor_waited_for(
     assert "slows this run" in tight.err, "the control: of that there is less than set aside"
 
 
+def test_a_limit_that_is_likely_enough_is_far_below_one_that_nobody_waits_for(
+    job_in, main_cli, monkeypatch
+):
+    job_in(cap="max_output_tokens = 1000")
+    told = main_cli("estimate", "job.toml", "--sample", "190", "--yes").out
+    [enough] = re.findall(r"--max-cost (\S+) is likely enough", told)
+    [room] = re.findall(r"--max-cost (\S+) leaves room", told)
+    assert "for 10)" in told, "no more calls are in flight than rows are left"
+    found = json.loads(main_cli("estimate", "job.toml", "--json").out)
+    assert found["max_cost_set_aside_each"] * 9 == pytest.approx(
+        float(room) - float(enough), rel=0.05
+    )
+    tight = str(float(enough) * 0.8)
+    for limit, said in (
+        (enough, "and is likely enough"),
+        ("0.0001", "and is less than one call may cost"),
+        (room, "and leaves room"),
+    ):
+        assert said in main_cli("estimate", "job.toml", "--max-cost", limit).out
+    said = main_cli("estimate", "job.toml", "--max-cost", tight).out
+    [rows] = re.findall(r"likely after about (\d+) of 10 rows", said)
+    ran = main_cli("run", "job.toml", "--max-cost", tight)
+    assert ran.code == 4
+    assert "run again to go on: batch-runner run job.toml --max-cost" in ran.err
+    [sent] = re.findall(r"this run (\d+) rows? in", ran.err)
+    assert abs(int(sent) - int(rows)) <= 3
+    assert main_cli("run", "job.toml", "--max-cost", enough).code == 0
+
+
+def test_while_it_lasts_a_run_tells_where_its_limit_ends_it(job_in, server, main_cli, monkeypatch):
+    monkeypatch.setattr("batch_runner.progress.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("batch_runner.progress.REFRESH_SECONDS", 0.1)
+    job_in()
+    server.change(latency_seconds=0.3)
+    ran = main_cli("run", "job.toml", "--max-cost", "0.03", "--progress", "log", "-c", "4")
+    assert ran.code == 4
+    [ended] = re.findall(r"200 rows: (\d+) ok", ran.err)
+    told = re.findall(r"eta \S+  max_cost ends at about (\d+)", ran.err)
+    assert abs(int(told[-1]) - int(ended)) <= 4
+    assert "eta" not in ran.err.partition("stopping:")[2]
+
+
 def test_the_limit_that_an_estimate_names_has_room_for_calls_of_unknown_billing(
     job_in, server, main_cli
 ):

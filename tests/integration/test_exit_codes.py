@@ -300,7 +300,7 @@ def test_limit_sends_so_many_and_the_output_marks_the_rest_as_pending(work):
 def test_retry_points_to_run_for_rows_that_were_never_asked(work):
     work("run", "-n", "1")
     assert work("retry") == 0
-    words = "0 to send, 1 left alone, 3 never asked (batch-runner run sends them)"
+    words = "0 to send, 1 reused, 3 never asked (batch-runner run sends them)"
     assert words in work.ran.err
 
 
@@ -336,7 +336,7 @@ def test_a_dry_run_tells_new_rows_from_changed_ones_and_from_those_that_failed(w
     write()
     assert work("run", "--dry-run") == 0
     words = (
-        "14 rows, 4 to send (2 new, 1 changed, 1 failed before), 9 done before, "
+        "14 rows, 4 to send (2 new, 1 changed, 1 failed before), 9 reused, "
         "1 failed before (batch-runner retry sends them)"
     )
     assert words in work.ran.err
@@ -352,7 +352,7 @@ def test_a_dry_run_tells_new_rows_from_changed_ones_and_from_those_that_failed(w
     few = json.loads(work.ran.out)["plan"]
     assert (few["to_send"], few["left_for_later"], few["changed"]) == (3, 1, 1)
     assert work("check") == 0
-    assert "plan     4 to send (2 new, 1 changed, 1 failed before), 9 done before" in work.ran.out
+    assert "plan     4 to send (2 new, 1 changed, 1 failed before), 9 reused" in work.ran.out
     assert work.calls() == 0
     assert work("run") == 3
     assert work.calls() == plan["to_send"]
@@ -372,7 +372,7 @@ def test_after_a_kill_the_next_run_says_how_many_of_its_rows_were_in_flight(work
     assert work("run", "-n", "1") == 0
     assert "4 rows, 1 to send (in flight before), 3 left for later" in work.ran.err
     assert work("run") == 0
-    assert "4 rows, 3 to send (all new), 1 done before" in work.ran.err, "it has been answered"
+    assert "4 rows, 3 to send (all new), 1 reused" in work.ran.err, "it has been answered"
 
 
 def test_a_dry_run_needs_no_key_and_a_run_does(work):

@@ -162,7 +162,7 @@ def test_a_row_edited_after_keep_is_sent_and_no_other(work):
     note = "9 changed rows show the answer of before (--on-change keep), those edited since (1) are sent"
     assert note in checked
     tried = work("run", "--dry-run")
-    assert "2 to send (1 new, 1 changed), 9 done before" in tried.err
+    assert "2 to send (1 new, 1 changed), 9 reused" in tried.err
     assert note in tried.err
     assert work("retry").code == 0
     assert work.calls() == told, "nobody has sent anything yet"

@@ -86,7 +86,7 @@ def test_retry_of_an_output_sends_its_failed_rows_to_the_endpoint_that_was_asked
     place.sent()
     ran = place.cli("retry", name)
     assert ran.code == 3, ran.err
-    assert "1 to send, 1 left alone" in ran.err
+    assert "1 to send, 1 reused" in ran.err
     assert len(place.sent()) == 1
     assert not (place.folder / "out.csv").exists()
 
@@ -96,7 +96,7 @@ def test_retry_of_the_output_of_a_job_given_by_flags_is_that_job(place):
     place.run(job=flags)
     place.sent()
     ran = place.cli("retry", "q.csv")
-    assert "1 to send, 1 left alone" in ran.err
+    assert "1 to send, 1 reused" in ran.err
     assert len(place.sent()) == 1
 
 

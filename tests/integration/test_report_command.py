@@ -40,6 +40,13 @@ def test_the_report_can_be_written_before_after_and_again(folder, main_cli):
     assert not (folder / "report.html.run").exists()
 
 
+def test_the_page_is_named_also_after_a_run_that_sent_nothing(folder, main_cli):
+    options = ("--set", "output.report=page.html", "--fail-on", "none")
+    for _ in range(2):
+        assert main_cli("run", "job.toml", *options).code == 0
+        assert "output   out.csv   report page.html" in main_cli("report", "job.toml").out
+
+
 def test_the_page_of_a_job_is_never_older_than_its_output(folder, main_cli, monkeypatch):
     """The run that had the answers died before it could show them; the next has nothing to send."""
     page = folder / "page.html"
@@ -132,7 +139,7 @@ def test_a_job_made_of_flags_is_reported_by_its_output_or_run_folder(
         assert f"batch-runner retry {output}" in told.out
         hint = next(line for line in told.out.splitlines() if "batch-runner retry" in line)
         again = shlex.split(hint.partition("batch-runner ")[2])
-        assert "1 to send, 9 left alone" in main_cli(*again, "--dry-run").err, "as typed"
+        assert "1 to send, 9 reused" in main_cli(*again, "--dry-run").err, "as typed"
     assert main_cli("report", output, "-o", "page.html").code == 0
     assert "9 of 10" in (folder / "page.html").read_text()
     before = (folder / output).read_bytes()

@@ -255,13 +255,10 @@ def test_rows_that_a_run_does_not_send_are_called_what_they_are(main_cli, fault_
     attempts = ("--set", "retry.attempts=1", "--set", "retry.maybe_billed_attempts=0")
     run_job(main_cli, fault_server.url, "-n", "4", *attempts, rows=MIXED)
     again = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
-    assert (
-        "1 to send (new), 3 done before, 1 failed before (batch-runner retry sends them)"
-        in again.err
-    )
+    assert "1 to send (new), 3 reused, 1 failed before (batch-runner retry sends them)" in again.err
     retried = run_job(main_cli, fault_server.url, *attempts, command="retry", rows=MIXED)
-    assert "2 to send, 3 left alone" in retried.err
-    assert "done before" not in retried.err
+    assert "2 to send, 3 reused" in retried.err
+    assert "failed before" not in retried.err
 
 
 def test_the_command_shown_after_a_mixed_run_sends_all_that_asking_again_can_mend(
@@ -271,7 +268,8 @@ def test_the_command_shown_after_a_mixed_run_sends_all_that_asking_again_can_men
     ran = run_job(main_cli, fault_server.url, *attempts, rows=MIXED)
     shown = re.search(r"-> batch-runner (retry .*)", ran.err)
     told = main_cli(*shlex.split(shown[1])).err
-    assert "2 to send (1 incomplete before, 1 failed before), 3 left alone" in told
+    words = "2 to send (1 incomplete before, 1 failed before), 2 reused, 1 failed before (not named by --only)"
+    assert words in told
 
 
 def test_an_output_is_named_from_the_present_folder_however_the_job_names_it(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,6 +107,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(night, broken, first):
     assert told[:200] in "".join(night.meta()["warnings"])
     assert bad.name in night(*SKIP, command="check", code=0).out
     assert night(*SKIP, "-q").err == "", "the run before has told of it"
+    assert "has changed" not in night(*SKIP, command="status").out, "nobody has written to a file"
     for command in ("status", "report"):
         afterwards = night(*SKIP, command=command).out
         named = told.replace(f"{night.cli.folder}/", "")
@@ -148,18 +150,35 @@ def test_a_file_that_is_gone_is_told_with_the_way_back(night):
     (night.inbox / "d.csv").rename(night.inbox / "c.csv")
     lost.unlink()
     told = (
-        "1 file that the output showed is gone, rows and all: b.csv; once it is back, a run shows "
-        "its answers again without a call"
+        "1 file that the output showed is gone, rows and all; once it is back, a run shows its "
+        "answers again without a call: inbox/b.csv"
     )
     assert told in night("--dry-run").err
     assert told in night(command="report").out
     assert night("-q").err == "", "files are taken away on purpose, too"
     assert night.rows() == ["1", "3"]
-    assert told in night(command="status").out
-    assert told not in night().err
+    assert night("-q").err == ""
+    for command in ("status", "report"):
+        assert told in night(command=command).out, "nobody has read it in between"
+    night.add("a.csv", csv_of(1, 4))
+    assert told in night("--on-change", "rerun").err
     night.add("b.csv", csv_of(2))
     assert "is gone, rows" not in night().err
-    assert (night.rows(), night.calls()) == (["1", "2", "3"], 3)
+    assert (night.rows(), night.calls()) == (["1", "4", "2", "3"], 4)
+
+
+def test_a_file_that_is_gone_for_good_is_not_told_of_for_ever(night, monkeypatch):
+    night.add("a.csv", csv_of(1))
+    night.add("b.csv", csv_of(2))
+    night()
+    (night.inbox / "b.csv").unlink()
+    now = time.time()
+    days = 86_400.0
+    for passed, is_told in ((1, True), (7, True), (8.5, False)):
+        monkeypatch.setattr(
+            "batch_runner.opening.time.time", lambda passed=passed: now + passed * days
+        )
+        assert ("is gone, rows and all" in night().err) is is_told, passed
 
 
 def test_a_file_left_out_anew_is_no_input_that_has_changed_since(night):
@@ -167,9 +186,9 @@ def test_a_file_left_out_anew_is_no_input_that_has_changed_since(night):
     night(*SKIP)
     before = night.output.stat().st_mtime_ns
     night.add("b.csv", "mind\n")
-    assert "has changed since" in night(*SKIP, command="status").out
+    assert "has changed:" in night(*SKIP, command="status").out
     night(*SKIP, code=3)
-    assert "has changed since" not in night(*SKIP, command="status").out
+    assert "has changed:" not in night(*SKIP, command="status").out
     assert night.output.stat().st_mtime_ns == before
 
 

@@ -205,10 +205,10 @@ def test_a_probe_with_nothing_left_to_do_sends_nothing(job, main_cli, fault_serv
 def test_the_first_row_without_a_request_is_named(job, main_cli):
     (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n")
     out = main_cli("check", "job.toml", MY_API_KEY=KEY).out
-    assert "1 row has no request; the first is in.csv:3" in out
+    assert "1 row is without a request; the first is in.csv:3" in out
     assert "empty cell in 'body'" in out
     (main_cli.folder / "in.csv").write_text("id,body\n1,one\n2,\n3,\n")
-    assert "2 rows have no request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
+    assert "2 rows are without a request" in main_cli("check", "job.toml", MY_API_KEY=KEY).out
 
 
 def shown_requests(out):

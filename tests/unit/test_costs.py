@@ -68,6 +68,12 @@ def test_the_same_sum_is_rounded_the_same_way_in_the_table_and_below_it():
     assert any(line.endswith("instead of $0.000374") for line in lines)
 
 
+def test_what_cost_nothing_is_not_held_against_another_tier():
+    free = group("a", dollars="0")
+    free.cheaper["flex"] = Alternative()
+    assert not any("flex" in line for line in cost_lines(report(free)))
+
+
 def test_reasoning_that_no_attempt_reported_is_blank_and_never_zero():
     unreported = report(group("a"))
     assert _counts(unreported.total)["reasoning"] == ""

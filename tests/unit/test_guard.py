@@ -53,7 +53,8 @@ def test_check_refuses_what_run_refuses_in_the_same_words(job, main_cli, flags):
     said = [line[9:] for line in ran.err.splitlines() if "job.toml:" in line or "hint:" in line]
     assert len(said) == 2
     assert [line[9:] for line in checked.err.splitlines()] == said
-    assert "but a run would refuse to start" in checked.out
+    reason = said[0].removeprefix("error: ")
+    assert f"but a run would refuse to start: {reason}" in checked.out.splitlines()[0]
     told = json.loads(main_cli("check", job, *flags, "--json").out)
     assert told["refusal"] in said[0]
 

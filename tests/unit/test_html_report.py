@@ -286,6 +286,13 @@ def test_how_runs_ended_and_what_is_not_ok_is_named(ran):
     assert "in order" not in row
 
 
+def test_a_run_whose_calls_were_all_refused_has_cost_nothing(ran):
+    html = ran(["one"], lambda _: bad_request("no")).html
+    table = html.partition('<table class="runs">')[2].partition("</table>")[0]
+    assert table.count("$0.00<") == 2, "at least, and at most"
+    assert "unknown" not in table
+
+
 def test_what_each_run_may_have_cost_is_told_and_unknown_is_not_zero(ran):
     job = ran(["one", "two"], lambda _: answer("fine")).job
     killed = Journal(RunDirectory(job.run_path), run_id="killed", durability=Durability.OFF)

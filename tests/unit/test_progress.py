@@ -64,6 +64,17 @@ def test_all_is_100_percent_and_nothing_less_is():
     assert heartbeat(replace(SNAPSHOT, done=0, total=0)).startswith("0/0 100%")
 
 
+def test_the_time_left_is_that_of_an_end_that_comes(drawn):
+    short = replace(SNAPSHOT, ends_at=4530)
+    line = heartbeat(short)
+    assert "eta 10s  max_cost ends at about 4,530" in line
+    assert "10s left, max_cost ends at about 4,530" in drawn(120, replace(short, done=4121))[1][-1]
+    ending = replace(short, is_ending=True)
+    assert "eta" not in heartbeat(ending)
+    assert "max_cost" not in heartbeat(ending), "it ends for another reason"
+    assert " left" not in drawn(120, replace(ending, done=4121))[1][-1]
+
+
 def test_a_heartbeat_comes_once_a_minute(caplog):
     caplog.set_level(logging.INFO)
     clock = Clock()

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -63,6 +64,13 @@ output   out/article_summaries.csv   report out/article_summaries.html"""
 
 def test_a_run_reads_as_the_interface_shows_it():
     assert "\n".join(summary_lines(summary())) == AS_SHOWN
+
+
+def test_what_costs_nothing_has_no_list_price_and_a_price_of_the_job_is_none():
+    free = Bill(calls=3, answered=3, sources=Counter({'[prices."m"]': 3}))
+    assert line("cost", bill=free, run_bill=free) == "cost     $0.00"
+    own = replace(free, answers=Decimal("0.25"))
+    assert line("cost", bill=own, run_bill=own) == "cost     $0.250 at the job's price"
 
 
 def test_failed_attempts_are_added_to_what_the_answers_cost_as_status_does():
@@ -231,6 +239,26 @@ def test_what_the_endpoint_does_not_accept_is_not_sent_again_among_others():
     )
     alone = line("failed", codes=Counter({"bad_request": 3}))
     assert alone.endswith("batch-runner retry jobs/summarize_articles.toml")
+
+
+def test_what_helps_most_of_the_rows_is_advised_first():
+    def advice(**codes):
+        statuses = Counter({RowStatus.FAILED: sum(codes.values())})
+        return line("failed", statuses=statuses, codes=Counter(codes)).partition("-> ")[2]
+
+    job = "jobs/summarize_articles.toml"
+    run = f"batch-runner run {job}"
+    assert advice(connection=20, missing_value=1) == (
+        f"a later run sends them again: {run}; for missing_value fill the empty cells first"
+    )
+    assert advice(connection=1, missing_value=20) == f"fill the empty cells, then {run}"
+    assert advice(json_invalid=20, bad_input=1) == (
+        f"batch-runner retry {job}; for bad_input mend these cells, then {run}"
+    )
+    assert advice(bad_request=20, json_invalid=1) == (
+        f"batch-runner check {job} --probe shows what is refused; "
+        f"for the others batch-runner retry {job} --only json_invalid"
+    )
 
 
 THEN_RUN = "then batch-runner run jobs/summarize_articles.toml"

@@ -1,5 +1,6 @@
 """`init`: the job file it writes must work where it is put, whatever the columns are called."""
 
+import gzip
 import json
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from batch_runner.check import check
 from batch_runner.errors import InputError
 from batch_runner.jobfile import load_job
 from batch_runner.starter import starter_job
+from batch_runner.tables import expand
 
 
 @pytest.fixture
@@ -79,7 +81,8 @@ def test_a_file_that_is_not_utf_8_gets_a_job_that_reads_it(started, last, encodi
     content = b"id,body\n" + b"".join(b"%d,plain\n" % n for n in range(rows)) + b"x," + last + b"\n"
     job, text = started("old.csv", content)
     assert tomllib.loads(text)["input"].get("encoding") == encoding
-    assert ("# it is not UTF-8" in text) == (encoding is not None)
+    as_it_reads = "# it is not UTF-8; this is a guess, right if this reads well: Zoë"
+    assert (as_it_reads in text) == (encoding is not None)
     assert check(job).to_send == rows + 1
 
 
@@ -87,13 +90,43 @@ def test_a_column_called_a_key_that_is_none_is_told_with_the_value_that_repeats(
     rows = "".join(f"{n // 2},A longer text {n}\n" for n in range(4))
     job, text = started("in.csv", f"id,body\n{rows}")
     assert job.input.key == ()
-    assert "# id is no key: '0' comes more than once\n" in text
+    assert "# id is no key: '0' comes twice\n" in text
     assert "is no key" not in started("articles.csv", CSV)[1]
+
+
+def test_a_column_that_is_nearly_a_key_is_told_with_what_keeps_it_from_being_one(started):
+    rows = [f"T-{max(n, 2):03},Jo,A longer text {n}\n" for n in range(20)]
+    job, text = started("in.csv", "ticket,who,body\n" + "".join(rows))
+    assert job.input.key == ()
+    assert "# ticket is no key: 'T-002' comes 3 times\n" in text
+    assert "who is no key" not in started("few.csv", "who,body\nJo,One text\nJo,Other text\n")[1]
 
 
 def test_of_a_folder_the_file_that_is_not_utf_8_is_named(folder):
     (folder / "2.csv").write_bytes(b"line_no,uid,body\n1,u,Zo\xeb\n")
-    assert "# 2.csv is not UTF-8; this is a guess" in starter_job(folder)
+    assert (
+        "# 2.csv is not UTF-8; this is a guess, right if this reads well: Zo\xeb\n"
+        in starter_job(folder)
+    )
+
+
+def test_a_folder_packed_in_two_ways_is_one_pattern(folder):
+    packed = gzip.compress((folder / "1.csv").read_bytes().replace(b"u1", b"u9"))
+    (folder / "3.csv.gz").write_bytes(packed)
+    path = folder.parent / "jobs/job.toml"
+    path.write_text(starter_job(folder, folder=path.parent))
+    job = load_job(path)
+    assert check(job).to_send == 9
+    assert job.output_path.name == "in[1]_answers.csv"
+
+
+@pytest.mark.parametrize(("more", "pattern"), [((), "*.csv"), (("3.csv.gz",), "*.csv*")])
+def test_a_folder_in_place_of_its_files_is_told_with_a_pattern_of_most(folder, more, pattern):
+    for name in ("other.jsonl", "notes.md", *more):
+        (folder / name).write_text("")
+    with pytest.raises(InputError) as refused:
+        expand([folder])
+    assert refused.value.hint.endswith(f'/{pattern}"')
 
 
 def test_old_jsonl_is_read_too(started):

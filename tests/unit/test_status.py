@@ -573,11 +573,11 @@ def test_a_file_that_has_come_to_a_folder_is_a_change_of_the_input(run, main_cli
     late.write_text("body\ntwo\n")
     for name in ("job.toml", "out.csv"):
         told = since(main_cli("status", name).out)
-        assert "the input has changed since" in told
+        assert "the input has changed:" in told
         assert DRY_RUN in told
     late.unlink()
     (tmp_path / "inbox" / "bad.csv").write_text("body\nmended\n")
-    assert "the input has changed since" in since(main_cli("status", "job.toml").out)
+    assert "the input has changed:" in since(main_cli("status", "job.toml").out)
 
 
 def test_a_job_that_has_moved_on_is_not_advised_for_the_output_it_left(run, main_cli, tmp_path):
