@@ -130,11 +130,15 @@ class HereFormatter(logging.Formatter):
 
 def shown_here(text: str) -> str:
     """As a terminal in the present folder shows it: printable, and with paths named from there."""
+    return seen_from(here(), printable(text))
+
+
+def here() -> str:
+    """The present folder; nothing where it is gone."""
     try:
-        folder = str(Path.cwd())
-    except OSError:  # it is gone
-        folder = ""
-    return seen_from(folder, printable(text))
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 class StderrHandler(logging.Handler):
