@@ -1,7 +1,6 @@
 """Reads a job file, lays environment and flags over it, and reads the files it refers to."""
 
 import copy
-import difflib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from batch_runner.job import COMMAND_LINE, URL_VARIABLE, Given, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping
 from batch_runner.printable import printable
 from batch_runner.redact import holds_secret_names, names_a_secret, without_passwords
+from batch_runner.spelling import nearest
 from batch_runner.values import looks_like_a_key
 
 
@@ -173,8 +173,8 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _near_file(missing: Path) -> str:
     there = [file.name for file in missing.parent.glob("*.toml")] if missing.parent.is_dir() else []
-    if near := difflib.get_close_matches(missing.name, there, n=1, cutoff=0.8):
-        return f"did you mean {missing.parent / near[0]}?"
+    if near := nearest(missing.name, there, cutoff=0.8):
+        return f"did you mean {missing.parent / near}?"
     return "batch-runner init FILE writes one"
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from batch_runner import hosts
 from batch_runner.concurrency import Concurrency
+from batch_runner.spelling import did_you_mean
 
 
 Reader = Callable[[Any], Any]
@@ -110,11 +111,14 @@ def spending_limit(value: Any) -> Decimal:
 
 
 def duration_seconds(value: Any) -> float:
-    """Seconds of "10m", "1h30m", "250ms" or a plain number of seconds."""
-    if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
-        isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value)
-    ):
+    """Seconds of "10m", "1h30m", "250ms"; of a job file also a plain number of seconds.
+
+    A number that was typed (`--deadline 4`) is refused: hours may have been meant.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
+    elif isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value):
+        raise WrongValueError(f'has no unit: "{value}s", "{value}m" or "{value}h"')
     elif isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value):
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION.findall(value))
     else:
@@ -185,7 +189,8 @@ def one_of(choices: type[E]) -> Callable[[Any], E]:
             return choices(value)
         except ValueError:
             names = ", ".join(f'"{choice}"' for choice in choices)
-            raise WrongValueError(f"must be one of {names}") from None
+            meant = did_you_mean(str(value), choices)
+            raise WrongValueError(f"must be one of {names}{meant}") from None
 
     return read
 

@@ -23,7 +23,7 @@ CORE = {
     "adaptive", "amounts", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course",
     "doubt", "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
     "jsonbytes", "looks", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
-    "records", "redact", "responses", "retry", "sse", "stored", "structured", "summary", "tally",
+    "records", "redact", "responses", "retry", "spelling", "sse", "stored", "structured", "summary", "tally",
     "template_values", "timeline", "trouble", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
