@@ -166,7 +166,30 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line; the exit code. `argv` None means the process's own."""
+    """Carry out a command line; the exit code. `argv` None means the process's own.
+
+    Whoever reads our output may have enough of it at any time: of help and completion, too.
+    """
+    try:
+        return _carried_out(argv)
+    except BrokenPipeError:
+        return ExitCode.DONE
+    finally:
+        _flush_stdout()
+
+
+def _flush_stdout() -> None:
+    """Now, not as the interpreter ends: it would complain of a reader who has left."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # the interpreter tries again, and says so
+        return
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     parser.check_first(sys.argv[1:] if argv is None else argv)
     arguments, extras = parser.parse_known_args(argv)
