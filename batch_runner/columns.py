@@ -12,7 +12,7 @@ from typing import Any
 from batch_runner import stored
 from batch_runner.errors import JobError
 from batch_runner.frozen import frozen
-from batch_runner.job import COMMAND_LINE, ColumnSet, JobSpec
+from batch_runner.job import ColumnSet, JobSpec
 from batch_runner.records import Column, ColumnKind, Completion, RowStatus
 from batch_runner.responses import citations
 from batch_runner.spelling import did_you_mean, nearest
@@ -181,7 +181,7 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     _check_unique(job, columns)
     read = [_ALL[name][1] for name in names]
     # A job of flags has no file: what it writes must not depend on where it was typed.
-    folder = job.output_path.absolute().parent if job.origin == COMMAND_LINE else job.folder
+    folder = job.folder if job.has_file else job.output_path.absolute().parent
 
     def cells(endings: Sequence[Ending]) -> list[Sequence[Any]]:
         rows = _Rows(endings, folder)

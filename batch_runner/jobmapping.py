@@ -15,6 +15,7 @@ from batch_runner import values as read
 from batch_runner.errors import JobError
 from batch_runner.job import (
     COMMAND_LINE,
+    OVERRIDES,
     EndpointSpec,
     InputFormat,
     InputSpec,
@@ -152,8 +153,8 @@ class _Reading:
             if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
                 flag = _FLAGS.get(f"{place}.{key}")
                 hint = f"add {key} = ... under [{place}]" + (f", or pass {flag}" if flag else "")
-                if flag and self.origin == COMMAND_LINE:
-                    hint = "name a job file, or give -i, -o, -m and -p"
+                if flag and self.origin in _NEEDED:
+                    hint = f"name a job file, or give {_NEEDED[self.origin]}"
                 raise self.error(f"{place}.{key}", "missing", hint=hint)
         return spec(**values)
 
@@ -233,6 +234,11 @@ class _Reading:
 
 
 _FLAGS = {"input.path": "-i", "output.path": "-o"}
+_NEEDED = {
+    COMMAND_LINE: "-i, -o, -m and -p",
+    OVERRIDES: "input.path, output.path, request.model and prompt.input",
+}
+"""Origin -> what describes a job without a file."""
 _HIDDEN = "(value not shown)"
 _LONGEST_SHOWN = 100
 
