@@ -10,6 +10,8 @@
 
     frame = br.run_frame(frame, prompt="Summarize: {{ body }}", model="gpt-5-mini", run_dir="out/a.run")
 
+    br.run(job, br.RunOptions(wanted=br.retrying("failed", "incomplete")))  # and run_frame(retry=...)
+
 Importing this costs nothing: a name is loaded when it is first used.
 """
 

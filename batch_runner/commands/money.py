@@ -28,15 +28,14 @@ def estimate(arguments: argparse.Namespace) -> int:
         sample_question,
     )
 
-    if arguments.sample and not arguments.yes and not sys.stdin.isatty():
-        raise UsageError(
-            "estimate --sample runs real rows, and there is no terminal to ask whether it may",
-            hint="--yes answers for you",
-        )
-
     def confirm(found: "Estimate", most: Decimal | None) -> bool:
         if arguments.yes:
             return True
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "estimate --sample runs real rows, and there is no terminal to ask whether it may",
+                hint="--yes answers for you",
+            )
         question = sample_question(found, arguments.sample, most)
         print(question, end=" [y/N] ", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
