@@ -64,7 +64,7 @@ class Invocation:
                 flags[flag] = str(seen)
             elif (setting := _as_setting(key, seen)) is not None:
                 settings.append(setting)
-            else:
+            elif job is not None:  # without a file, `JobSpec.given` keeps what no words say
                 return None
         return cls(job=job, flags=flags, settings=tuple(settings))
 

@@ -440,3 +440,15 @@ def test_what_describes_a_job_without_a_file_is_named_by_its_keys():
     with pytest.raises(br.JobError) as caught:
         br.load_job(None, br.Overrides(flags={"request.model": "m"}))
     assert "input.path, output.path, request.model" in caught.value.hint
+
+
+def test_a_frame_with_settings_that_no_flag_can_say_is_known_by_its_folder(
+    ask, main_cli, fault_server
+):
+    ask(CUT, settings={"request": {"model": "m5", "max_output_tokens": 20}})
+    fault_server.settle()
+    assert "1 ok, 1 incomplete" in main_cli("report", "frame.run").out
+    assert "1 to send" in main_cli("retry", "frame.run", "--include", "incomplete").err
+    fault_server.settle()
+    bodies = [json.loads(seen.body) for seen in fault_server.seen]
+    assert {(body["model"], body["max_output_tokens"]) for body in bodies} == {("m5", 20)}
