@@ -164,13 +164,17 @@ def _without_answer(summary: RunSummary, job: JobSpec) -> str:
         return ""
     codes = summary.wanting
     lacking, others = codes.keys() & WITHOUT_REQUEST, codes.keys() - WITHOUT_REQUEST
-    ways = ["mend their cells"] if lacking else []
+    ways = (
+        [f"mend the cells of {many(sum(codes[code] for code in lacking), 'row')}"]
+        if lacking
+        else []
+    )
     if others and all_pass(others):
-        ways.append("the same call asks for them again")
+        ways.append("the same call asks again")
     elif others:
-        ways.append(f"retry={kinds} asks for them again")
+        ways.append(f"retry={kinds} asks again")
     if codes[ErrorCode.MAX_OUTPUT_TOKENS] and job.retry.on_incomplete is IncompletePolicy.KEEP:
-        ways[-1] += ', with settings {"retry.on_incomplete": "retry"} and four times the room'
+        ways[-1] += ', for cut answers with settings {"retry.on_incomplete": "retry"}'
     why = ", ".join(f"{n:,} {code}" for code, n in commonest(codes))
     rows = sum(summary.statuses[status] for status in WANTING)
     return (

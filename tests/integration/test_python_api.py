@@ -335,7 +335,7 @@ def test_a_frame_with_cut_answers_says_so_and_how_to_ask_again(ask, caplog, faul
     answered = ask(CUT, settings={"request.max_output_tokens": 20})
     assert list(answered["llm_status"]) == ["ok", "incomplete"]
     assert "1 of 2 rows without a full answer (1 max_output_tokens)" in caplog.text
-    assert "retry=['incomplete'] asks for them again" in caplog.text
+    assert "retry=['incomplete'] asks again" in caplog.text
     assert calls(fault_server) == 2
     more = {"request.max_output_tokens": 20, "retry.on_incomplete": "retry"}
     ask(CUT, settings=more)
@@ -355,7 +355,7 @@ def test_a_frame_whose_rows_are_all_answered_warns_of_nothing(ask, caplog):
 
 def test_failures_that_retry_cannot_mend_are_told_apart(frame, ask, caplog):
     ask(frame)
-    assert "(1 missing_value); mend their cells" in caplog.text
+    assert "(1 missing_value); mend the cells of 1 row" in caplog.text
     assert "retry=" not in caplog.text
 
 
