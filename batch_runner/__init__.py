@@ -10,6 +10,8 @@
 
     frame = br.run_frame(frame, prompt="Summarize: {{ body }}", model="gpt-5-mini", run_dir="out/a.run")
 
+    br.run(job, br.RunOptions(wanted=br.retrying("failed", "incomplete")))  # and run_frame(retry=...)
+
 Importing this costs nothing: a name is loaded when it is first used.
 """
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from batch_runner.estimating import estimate
     from batch_runner.frame import run_frame
     from batch_runner.job import JobSpec
-    from batch_runner.jobfile import Overrides, load_job
+    from batch_runner.jobfile import Overrides
     from batch_runner.journal import LockPolicy
     from batch_runner.progress import ProgressStyle
     from batch_runner.records import (
@@ -49,8 +51,9 @@ if TYPE_CHECKING:
         Usage,
     )
     from batch_runner.results import Outcome, read_results
-    from batch_runner.run_options import FailOn, OnChange, RunOptions
+    from batch_runner.run_options import FailOn, OnChange, RunOptions, retrying
     from batch_runner.runner import run, run_async
+    from batch_runner.scripted import load_job
     from batch_runner.summary import RunSummary
 
 __all__ = [
@@ -83,6 +86,7 @@ __all__ = [
     "estimate",
     "load_job",
     "read_results",
+    "retrying",
     "run",
     "run_async",
     "run_frame",
@@ -96,15 +100,16 @@ _HOMES = {
     "estimating": ("estimate",),
     "frame": ("run_frame",),
     "job": ("JobSpec",),
-    "jobfile": ("Overrides", "load_job"),
+    "jobfile": ("Overrides",),
     "journal": ("LockPolicy",),
     "progress": ("ProgressStyle",),
     "records": (
         "Completion", "ErrorCode", "Failure", "Row", "RowResult", "RowStatus", "Usage",
     ),
     "results": ("Outcome", "read_results"),
-    "run_options": ("FailOn", "OnChange", "RunOptions"),
+    "run_options": ("FailOn", "OnChange", "RunOptions", "retrying"),
     "runner": ("run", "run_async"),
+    "scripted": ("load_job",),
     "summary": ("RunSummary",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -35,12 +35,14 @@ def api_key(job: JobSpec, environment: Mapping[str, str] | None = None) -> str |
     key = environment.get(name, "").strip()
     if not key:
         state = "empty" if name in environment else "not set"
-        other = "--base-url http://127.0.0.1:PORT/v1 asks your own server, --local"
+        other = (
+            "endpoint.base_url (--base-url http://127.0.0.1:PORT/v1) asks your own server, --local"
+        )
         if job.endpoint.api_key_env is not None:
             other = 'api_key_env = "" says that the server takes none, --local asks'
         raise UsageError(
             f"the environment variable {name} is {state}: the key for {job.endpoint.base_url}",
-            hint=f"export {name}=...; without a key: {other} a small model",
+            hint=f"export {name}=...; without a key: {other} a small model (batch-runner serve)",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(

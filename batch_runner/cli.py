@@ -1,7 +1,6 @@
 """`batch-runner`: words in, exit code out. What the words do is in `commands`."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 from batch_runner import __version__
 from batch_runner.errors import ExitCode
 from batch_runner.manual import EXAMPLES, FAULTS, SERVE, VERIFY
+from batch_runner.spelling import nearest
 
 
 COMMANDS: dict[str, str] = {
@@ -59,8 +59,8 @@ class Parser(argparse.ArgumentParser):
                 f"no option {flags[0]}: a key is never a flag; put it into the environment variable "
                 "that endpoint.api_key_env names (default: OPENAI_API_KEY)"
             )
-        near = difflib.get_close_matches(flags[0], self._option_string_actions, n=1)
-        self.error(f"no option {flags[0]}" + (f" (did you mean {near[0]}?)" if near else ""))
+        near = nearest(flags[0], self._option_string_actions)
+        self.error(f"no option {flags[0]}" + (f" (did you mean {near}?)" if near else ""))
 
     def check_first(self, words: Sequence[str]) -> None:
         """Leave with exit code 2 for an option in front of the command that is none there."""
@@ -91,11 +91,11 @@ def _plain(message: str) -> str:
     if not found:
         return message
     place, word, choices = found[1], found[2], re.findall(r"[\w-]+", found[3])
-    near = difflib.get_close_matches(word, choices, n=1)
+    near = nearest(word, choices)
     if place != "argument COMMAND":
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        meant = f" (did you mean {near!r}?)" if near else ""
         return f"{place}: invalid choice: {word!r}{meant}; choose from {', '.join(choices)}"
-    meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
+    meant = f"did you mean {near!r}?" if near else f"there are {', '.join(choices)}"
     if word.endswith(".toml"):
         meant = f"did you mean 'run {word}'?"
     return f"no command {word!r} ({meant})"
@@ -166,7 +166,30 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line; the exit code. `argv` None means the process's own."""
+    """Carry out a command line; the exit code. `argv` None means the process's own.
+
+    Whoever reads our output may have enough of it at any time: of help and completion, too.
+    """
+    try:
+        return _carried_out(argv)
+    except BrokenPipeError:
+        return ExitCode.DONE
+    finally:
+        _flush_stdout()
+
+
+def _flush_stdout() -> None:
+    """Now, not as the interpreter ends: it would complain of a reader who has left."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # the interpreter tries again, and says so
+        return
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     parser.check_first(sys.argv[1:] if argv is None else argv)
     arguments, extras = parser.parse_known_args(argv)
@@ -315,7 +338,7 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
         "--script", metavar="FILE", help="which request gets which fault: see below"
     )
     made["faults"].add_argument(
-        "--latency", metavar="SECONDS", type=float, help="how long a good reply takes"
+        "--latency", metavar="SECONDS", type=float, help="how long a good reply takes (default: 0)"
     )
 
 
@@ -369,8 +392,8 @@ def _unheard(parser: argparse.ArgumentParser) -> Iterator[str]:
         if name in typed:
             yield f"{name} has no effect: --{name[13:].lower().replace('_', '-')} must be typed"
         elif name.startswith("BATCH_RUNNER_"):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-            yield f"{name} has no effect" + (f": did you mean {near[0]}?" if near else "")
+            near = nearest(name, known, cutoff=0.85)
+            yield f"{name} has no effect" + (f": did you mean {near}?" if near else "")
 
 
 def _positive(text: str) -> int:

@@ -1,6 +1,5 @@
 """The columns that the output adds: their names, types, sets, and what a result puts in them."""
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,10 @@ from typing import Any
 from batch_runner import stored
 from batch_runner.errors import JobError
 from batch_runner.frozen import frozen
-from batch_runner.job import COMMAND_LINE, ColumnSet, JobSpec
+from batch_runner.job import ColumnSet, JobSpec
 from batch_runner.records import Column, ColumnKind, Completion, RowStatus
 from batch_runner.responses import citations
+from batch_runner.spelling import did_you_mean, nearest
 from batch_runner.stored import Told
 
 
@@ -181,7 +181,7 @@ def output_columns(job: JobSpec, *, many_files: bool) -> OutputColumns:
     _check_unique(job, columns)
     read = [_ALL[name][1] for name in names]
     # A job of flags has no file: what it writes must not depend on where it was typed.
-    folder = job.output_path.absolute().parent if job.origin == COMMAND_LINE else job.folder
+    folder = job.folder if job.has_file else job.output_path.absolute().parent
 
     def cells(endings: Sequence[Ending]) -> list[Sequence[Any]]:
         rows = _Rows(endings, folder)
@@ -199,7 +199,7 @@ def _chosen(job: JobSpec, *, many_files: bool) -> tuple[str, ...]:
         for name in chosen:
             if name not in _ALL:
                 raise JobError(
-                    f"{job.place('output.columns')}: unknown column {name!r}",
+                    f"{job.place('output.columns')}: unknown column {name!r}{did_you_mean(name, _ALL)}",
                     hint=f"names without the prefix: {', '.join(_ALL)}",
                 )
         return chosen
@@ -244,10 +244,10 @@ def _check_pointer(job: JobSpec, pointer: str) -> None:
         if not isinstance(properties, Mapping):
             return
         if step not in properties and schema.get("additionalProperties") is False:
-            near = difflib.get_close_matches(step, properties, n=1)
+            near = nearest(step, properties)
             raise JobError(
                 f"{job.place('json.columns')}: {pointer!r}: the schema allows no {step!r} there",
-                hint=f"did you mean {near[0]!r}?" if near else f"it has {', '.join(properties)}",
+                hint=f"did you mean {near!r}?" if near else f"it has {', '.join(properties)}",
             )
         schema = properties.get(step)
 

@@ -28,6 +28,7 @@ from batch_runner.run_place import (
     remembered,
     run_folder,
 )
+from batch_runner.spelling import did_you_mean
 from batch_runner.tables import answers_path
 from batch_runner.tables.formats import inner_suffix
 
@@ -149,7 +150,9 @@ def _keys(by: Sequence[str]) -> tuple[By, ...]:
         return tuple(dict.fromkeys(By(key.strip()) for key in by))
     except ValueError:
         wrong = next(key for key in by if key.strip() not in set(By))
-        raise UsageError(f"--by {wrong!r}: must be one of {', '.join(By)}") from None
+        raise UsageError(
+            f"--by {wrong!r}: must be one of {', '.join(By)}{did_you_mean(wrong, By)}"
+        ) from None
 
 
 def _day(text: str | None, flag: str) -> str | None:

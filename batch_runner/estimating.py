@@ -83,6 +83,9 @@ def estimate(
             found = _with_overhead(found, survey, work, measured, source="as the endpoint counts")
         if not sample or not rows:
             return found
+        api_key(
+            job
+        )  # whoever is asked whether it may cost something must not learn later that it cannot
         most = _most(work, rows)
     if confirm is not None and not confirm(found, most):
         return found

@@ -19,19 +19,24 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.from_thread import start_blocking_portal
 
+from batch_runner.amounts import commonest, many
 from batch_runner.atomic import publish
 from batch_runner.columns import output_columns
 from batch_runner.errors import ExitCode, InputError, LockedError, RunStoppedError, StorageError
 from batch_runner.export import endings
-from batch_runner.job import JobSpec
-from batch_runner.jobfile import Overrides, load_job
+from batch_runner.job import RUN_FRAME, IncompletePolicy, JobSpec
+from batch_runner.jobfile import Overrides
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.opening import open_work
+from batch_runner.plan import WITHOUT_REQUEST
 from batch_runner.progress import ProgressStyle
 from batch_runner.prompt import PromptBuilder
-from batch_runner.records import Column, ColumnKind, RowResult, RowStatus
-from batch_runner.run_options import OnChange, RunOptions
+from batch_runner.records import WANTING, Column, ColumnKind, ErrorCode, RowResult, RowStatus
+from batch_runner.remedy import all_pass
+from batch_runner.run_options import OnChange, RunOptions, retrying
+from batch_runner.run_place import FRAME_INPUT, FRAME_OUTPUT
 from batch_runner.runner import run_async
+from batch_runner.scripted import load_job
 from batch_runner.summary import RunSummary
 from batch_runner.tables import in_chunks
 
@@ -40,9 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("batch_runner")
-
-INPUT_NAME = "input.jsonl"
-OUTPUT_NAME = "output.jsonl"
 
 _DTYPES = {
     ColumnKind.TEXT: "string",
@@ -66,6 +68,7 @@ def run_frame(
     api_key_env: str | None = None,
     settings: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    retry: str | Collection[str] = (),
     on_change: str | OnChange = OnChange.GUARD,
     progress: str | ProgressStyle = ProgressStyle.AUTO,
     on_result: Callable[[RowResult], None] | None = None,
@@ -76,14 +79,19 @@ def run_frame(
     are not done. `settings` are any other job values by their names in the job file, such as
     `{"request.max_output_tokens": 400, "limits.rpm": 500, "output.columns": "full"}`.
 
+    Rows that ended without a full answer are `failed`, `incomplete` (with the text there is) or
+    `refused` in the column `llm_status`, and a warning is logged; those whose failure may pass by
+    itself are asked again by the next call, others where `retry` names their status. With settings
+    `{"retry.on_incomplete": "retry"}` cut answers get four times the room.
+
     Works in a script and in a notebook. Ctrl-C, or the notebook's stop button, finishes the calls
     in flight and returns what there is, the rest `pending`; a second one breaks them off. A limit
     does likewise. Raises UsageError before anything is sent, RunStoppedError when the endpoint
     refused before the first answer, LockedError, and StorageError.
     """
     flags = {
-        "input.path": str(Path(run_dir).absolute() / INPUT_NAME),
-        "output.path": str(Path(run_dir).absolute() / OUTPUT_NAME),
+        "input.path": str(Path(run_dir).absolute() / FRAME_INPUT),
+        "output.path": str(Path(run_dir).absolute() / FRAME_OUTPUT),
         "prompt.input": prompt,
         "request.model": model,
         "input.key": [key] if isinstance(key, str) else key and list(key),
@@ -92,7 +100,7 @@ def run_frame(
         **(settings or {}),
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    job = replace(load_job(None, Overrides(flags=given)), origin="run_frame")
+    job = load_job(None, Overrides(flags=given), origin=RUN_FRAME)
     columns = output_columns(job, many_files=False).columns
     _check_names(frame, columns, job)
     if not len(frame):  # not `empty`: that is true of rows without columns as well
@@ -102,12 +110,15 @@ def run_frame(
     _write_input(frame, job)
     options = RunOptions(
         limit=limit,
+        wanted=retrying(*([retry] if isinstance(retry, str) else retry)),
         on_change=OnChange(on_change),
         progress=ProgressStyle(progress),
         on_result=on_result,
     )
     summary = _run_here(job, options)
     _tell(summary, run_dir)
+    if words := _without_answer(summary, job):
+        log.warning("%s: %s", run_dir, words, extra={"event": "note"})
     with open_work(job) as work:
         cells: list[list[Any]] = [[] for _ in columns]
         told = ((row, 0, ending) for row, ending in endings(work))
@@ -143,6 +154,31 @@ def _tell(summary: RunSummary, run_dir: str | Path) -> None:
         f"{run_dir}: stopped early ({summary.stop_reason}); {again}",
         stacklevel=3,
         category=UserWarning,
+    )
+
+
+def _without_answer(summary: RunSummary, job: JobSpec) -> str:
+    """How many rows have no full answer, why, and what asks for them again; empty: none is without."""
+    kinds = [str(status) for status in WANTING if summary.statuses[status]]
+    if not kinds:
+        return ""
+    codes = summary.wanting
+    lacking, others = codes.keys() & WITHOUT_REQUEST, codes.keys() - WITHOUT_REQUEST
+    ways = (
+        [f"mend the cells of {many(sum(codes[code] for code in lacking), 'row')}"]
+        if lacking
+        else []
+    )
+    if others and all_pass(others):
+        ways.append("the same call asks again")
+    elif others:
+        ways.append(f"retry={kinds} asks again")
+    if codes[ErrorCode.MAX_OUTPUT_TOKENS] and job.retry.on_incomplete is IncompletePolicy.KEEP:
+        ways[-1] += ', for cut answers with settings {"retry.on_incomplete": "retry"}'
+    why = ", ".join(f"{n:,} {code}" for code, n in commonest(codes))
+    rows = sum(summary.statuses[status] for status in WANTING)
+    return (
+        f"{rows:,} of {many(summary.rows, 'row')} without a full answer ({why}); {'; '.join(ways)}"
     )
 
 

@@ -14,6 +14,8 @@ def base_url(text: str) -> str:
         port_is_read = url.port is None or url.port > 0
     except ValueError:
         port_is_read = False
+    if "://" not in text:
+        raise ValueError("must begin with http:// or https://, as https://host/v1 does")
     if not port_is_read or url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("must look like https://host/v1")
     if any(character.isspace() for character in url.netloc + url.path):

@@ -8,10 +8,11 @@ import shlex
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from batch_runner.jobfile import KEYS_OF_FLAGS, steps_of
+from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, flag_of, from_here, steps_of
 from batch_runner.jobmapping import PATH_KEYS, placed
 from batch_runner.journal import DamagedManifest, Manifest
 from batch_runner.logs import here
@@ -21,6 +22,7 @@ from batch_runner.redact import MASK, holds_secret_names, names_a_secret, withou
 PATH_FLAGS = ("input", "output")
 _SECRET_SETTINGS = (("endpoint", "proxy"), ("request", "tools"))
 """Besides those whose names say so."""
+_LIMITS = "limits."
 _OF_A_CALL = "endpoint"
 """The table whose values matter to nobody who makes no call."""
 
@@ -32,7 +34,7 @@ class Invocation:
     job: str | None = None
     """The job file; None where flags alone describe the job."""
     flags: Mapping[str, str | list[str]] = field(default_factory=dict)
-    """Of `KEYS_OF_FLAGS`, those that were typed."""
+    """Of `KEYS_OF_FLAGS`, those that were typed, or would say what Python said."""
     settings: tuple[str, ...] = ()
     """`--set`, in the order in which they are laid over each other."""
     is_local: bool = False
@@ -46,6 +48,26 @@ class Invocation:
             settings=tuple(arguments.settings),
             is_local=getattr(arguments, "local", False),
         )
+
+    @classmethod
+    def of_overrides(cls, job: str | None, overrides: Overrides) -> "Invocation | None":
+        """What to type for a job that Python describes; None where no words say it."""
+        flags: dict[str, str | list[str]] = {}
+        settings = [*overrides.settings]
+        for key, value in overrides.flags.items():
+            if value is None and (job is None or key.startswith(_LIMITS)):
+                continue  # nothing is taken away; or a limit of the job file is kept
+            flag = flag_of(key)
+            seen = _plain(from_here(key, value))
+            if flag == "input" and isinstance(seen, list):
+                flags[flag] = [str(item) for item in seen]
+            elif flag is not None and isinstance(seen, str | int | float):
+                flags[flag] = str(seen)
+            elif (setting := _as_setting(key, seen)) is not None:
+                settings.append(setting)
+            elif job is not None:  # without a file, `JobSpec.given` keeps what no words say
+                return None
+        return cls(job=job, flags=flags, settings=tuple(settings))
 
     @classmethod
     def read(cls, text: str) -> "Invocation | None":
@@ -91,7 +113,11 @@ class Invocation:
         present = here()
 
         def seen(path: str) -> str:
-            return path if str(folder) == present else placed(folder, path)
+            if str(folder) == present and not Path(path).is_absolute():
+                return path
+            whole = Path(placed(folder, path))
+            is_below = present and whole.is_relative_to(present)
+            return str(whole.relative_to(present) if is_below else whole)
 
         flags: dict[str, str | list[str]] = dict(self.flags)
         if isinstance(paths := flags.get("input"), list):
@@ -170,6 +196,36 @@ def _may_be_secret(setting: str) -> bool:
     if isinstance(value, str) and value.startswith(("{", "[")):
         return any(map(names_a_secret, re.split(r"[^\w-]+", value)))
     return holds_secret_names(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python as TOML would have given it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [*map(_plain, value)]
+    return str(value) if isinstance(value, Path | Decimal) else value
+
+
+def _as_setting(key: str, value: Any) -> str | None:
+    """What `--set` takes for it; None where that does not say the same."""
+    try:
+        setting = f"{key}={_toml(value)}"
+    except (TypeError, ValueError):
+        return None
+    name, _, text = setting.partition("=")
+    return setting if name == key and "." in key and _value(f"={text}") == value else None
+
+
+def _toml(value: Any) -> str:
+    """Raises TypeError or ValueError for what it has no word for."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(value[key])}' for key in value)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if value is None:
+        raise ValueError("TOML has no null")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _value(setting: str) -> Any:

@@ -22,6 +22,11 @@ URL_VARIABLE = "OPENAI_BASE_URL"
 """Names another one, where the job says nothing of it."""
 COMMAND_LINE = "command line"
 """The origin of a job that flags describe."""
+OVERRIDES = "Overrides"
+"""Of one that Python describes."""
+RUN_FRAME = "run_frame"
+"""Of one over a frame."""
+_NO_FILES = frozenset({COMMAND_LINE, OVERRIDES, RUN_FRAME})
 META_SUFFIX = ".meta.json"
 """Behind the name of an output: the numbers of its last run."""
 
@@ -268,7 +273,7 @@ class JobSpec:
 
     name: str
     origin: str
-    """Where it was described: a path, or "command line"; for messages."""
+    """Where it was described: a path, or what stands in its place; for messages."""
     folder: Path
     """What relative paths mean."""
     input: InputSpec
@@ -288,11 +293,15 @@ class JobSpec:
     given: Given | None = None
     """None for a job with a file, and where it may hold a secret."""
     typed: str = ""
-    """The arguments that named it on the command line, ready to be typed again; empty elsewhere."""
+    """The arguments that mean it, ready to be typed; empty where there are none."""
 
     def place(self, key: str) -> str:
         """Where a key such as `output.path` was given, as messages begin."""
         return f"{giver(key, self.given_by) or self.origin}: {key}"
+
+    @property
+    def has_file(self) -> bool:
+        return self.origin not in _NO_FILES
 
     @property
     def invocation(self) -> str:

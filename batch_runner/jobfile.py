@@ -1,7 +1,6 @@
 """Reads a job file, lays environment and flags over it, and reads the files it refers to."""
 
 import copy
-import difflib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from batch_runner.job import COMMAND_LINE, URL_VARIABLE, Given, JobSpec, giver
 from batch_runner.jobmapping import job_from_mapping, placed
 from batch_runner.printable import printable
 from batch_runner.redact import holds_secret_names, names_a_secret, without_passwords
+from batch_runner.spelling import nearest
 from batch_runner.values import looks_like_a_key
 
 
@@ -72,36 +72,37 @@ def load_job(
     *,
     environment: Mapping[str, str] | None = None,
     given: Given | None = None,
+    origin: str = COMMAND_LINE,
 ) -> JobSpec:
     """The job in `path` with environment, `--set` and flags laid over it, in that order.
 
     No `environment` means that of the process: as a default, `help()` would print its secrets.
     Without a path the flags alone must describe the job, or lie over `JobSpec.given` of one that
-    was described so before. Raises JobError, naming file, key and value, when anything is missing,
+    was described so before. `origin` says whose words the overrides are. Raises JobError, naming file, key and value, when anything is missing,
     unknown or wrong.
     """
     environment = os.environ if environment is None else environment
     if path is None:
-        tables, origin, folder, name = {}, COMMAND_LINE, Path.cwd(), ""
+        tables, described, folder, name = {}, origin, Path.cwd(), ""
         if given is not None:
             tables, folder = copy.deepcopy(dict(given.tables)), given.folder
     else:
         file = Path(path)
-        tables, origin, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
+        tables, described, folder, name = _toml(file), str(path), file.absolute().parent, file.stem
     given_by: dict[str, str] = {}
     written = _output(tables)
     # What is given again had been laid over the environment of its time, flags and all.
     environment = environment if given is None else {}
-    for key, value, who in _laid_over(overrides, environment):
+    for key, value, who in _laid_over(overrides, environment, origin=origin):
         _lay(tables, key, value, who=who)
         given_by[_spelled(key)] = who
     _report_beside(tables, written, folder=folder, given_by=given_by)
     _default_base_url(tables, environment, given_by)
     kept = _kept(tables, folder) if path is None else None
-    _read_files(tables, origin=origin, folder=folder, given_by=given_by)
+    _read_files(tables, origin=described, folder=folder, given_by=given_by)
     job = job_from_mapping(
         tables,
-        origin=origin,
+        origin=described,
         folder=folder,
         default_name=name or _output_stem(tables),
         given_by=given_by,
@@ -140,7 +141,7 @@ def _has_secrets(value: Any) -> bool:
 
 
 def _laid_over(
-    overrides: Overrides, environment: Mapping[str, str]
+    overrides: Overrides, environment: Mapping[str, str], *, origin: str
 ) -> Iterator[tuple[str, Any, str]]:
     """Key, value and who gave it, in the order in which they are laid over the job file."""
     for line in environment.get(SETTINGS_VARIABLE, "").splitlines():
@@ -149,12 +150,20 @@ def _laid_over(
     for flag, key in KEYS_OF_FLAGS.items():
         variable = ENVIRONMENT_PREFIX + flag.upper()
         if value := environment.get(variable):
-            yield key, _from_here(key, value), variable
+            yield key, from_here(key, value), variable
+    is_typed = origin == COMMAND_LINE
+    who = "--set" if is_typed else origin
     for text in overrides.settings:
-        yield *_setting(text, who="--set"), "--set"
+        yield *_setting(text, who=who), who
     for key, value in overrides.flags.items():
-        flag = next((flag for flag, its_key in KEYS_OF_FLAGS.items() if its_key == key), key)
-        yield key, _from_here(key, value), f"--{flag.replace('_', '-')}"
+        said_by = flag_of(key) if is_typed else None
+        giver_of_it = f"--{said_by.replace('_', '-')}" if said_by else origin
+        yield key, from_here(key, value), giver_of_it
+
+
+def flag_of(key: str) -> str | None:
+    """Of `KEYS_OF_FLAGS`, the one that says the key."""
+    return next((flag for flag, its_key in KEYS_OF_FLAGS.items() if its_key == key), None)
 
 
 def _toml(file: Path) -> dict[str, Any]:
@@ -173,8 +182,8 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _near_file(missing: Path) -> str:
     there = [file.name for file in missing.parent.glob("*.toml")] if missing.parent.is_dir() else []
-    if near := difflib.get_close_matches(missing.name, there, n=1, cutoff=0.8):
-        return f"did you mean {missing.parent / near[0]}?"
+    if near := nearest(missing.name, there, cutoff=0.8):
+        return f"did you mean {missing.parent / near}?"
     return "batch-runner init FILE writes one"
 
 
@@ -196,12 +205,12 @@ def _pointed_at(file: Path, error: tomllib.TOMLDecodeError) -> str:
     return f"\n  {before}{printable(after)}\n  {' ' * len(before)}^"
 
 
-def _from_here(key: str, value: Any) -> Any:
+def from_here(key: str, value: Any) -> Any:
     """Paths that were typed or exported mean the current folder, not the job file's."""
     if key not in _PATH_KEYS or value is None:
         return value
     if isinstance(value, list):
-        return [_from_here(key, item) for item in value]
+        return [from_here(key, item) for item in value]
     return placed(Path.cwd(), value)
 
 

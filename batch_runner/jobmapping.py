@@ -3,7 +3,6 @@
 Everything that is wrong is a JobError: `file: table.key: value what is wrong`, and the way out.
 """
 
-import difflib
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from batch_runner import values as read
 from batch_runner.errors import JobError
 from batch_runner.job import (
     COMMAND_LINE,
+    OVERRIDES,
     EndpointSpec,
     InputFormat,
     InputSpec,
@@ -29,6 +29,7 @@ from batch_runner.job import (
     RetrySpec,
     giver,
 )
+from batch_runner.spelling import did_you_mean, nearest
 
 
 T = TypeVar("T")
@@ -152,8 +153,8 @@ class _Reading:
             if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
                 flag = _FLAGS.get(f"{place}.{key}")
                 hint = f"add {key} = ... under [{place}]" + (f", or pass {flag}" if flag else "")
-                if flag and self.origin == COMMAND_LINE:
-                    hint = "name a job file, or give -i, -o, -m and -p"
+                if flag and self.origin in _NEEDED:
+                    hint = f"name a job file, or give {_NEEDED[self.origin]}"
                 raise self.error(f"{place}.{key}", "missing", hint=hint)
         return spec(**values)
 
@@ -187,8 +188,8 @@ class _Reading:
             if name in request:
                 raise self.error(f"request.{name}", f"belongs to {home}")
         if "model" not in request:
-            near = difflib.get_close_matches("model", request, n=1, cutoff=_NEAR)
-            missing = f"missing, did you mean it by {near[0]!r}?" if near else "missing"
+            near = nearest("model", request)
+            missing = f"missing, did you mean it by {near!r}?" if near else "missing"
             hint = 'add model = "..." under [request], or pass -m'
             raise self.error("request.model", missing, hint=hint)
         self.check_json(request, place="request")
@@ -218,13 +219,13 @@ class _Reading:
 
     def unknown_table(self, name: str, value: Any) -> JobError:
         if isinstance(value, Mapping):
-            return self.error(f"[{name}]", f"unknown table{_did_you_mean(name, _KNOWN_TABLES)}")
+            return self.error(f"[{name}]", f"unknown table{_meant(name, _KNOWN_TABLES)}")
         home = f": it belongs under [{_HOME[name]}]" if name in _HOME else ""
         return self.error(name, f"stands outside every table{home}")
 
     def unknown_key(self, key: str, known: Iterable[str], *, place: str) -> JobError:
         home = _HOME.get(key) if place in _KNOWN_TABLES else None
-        known_or_near = f", it belongs under [{home}]" if home else _did_you_mean(key, known)
+        known_or_near = f", it belongs under [{home}]" if home else _meant(key, known)
         return self.error(f"{place}.{key}", f"unknown key{known_or_near}")
 
     def error(self, place: str, problem: str, *, hint: str = "") -> JobError:
@@ -232,8 +233,12 @@ class _Reading:
         return JobError(f"{origin}: {place}: {problem}", hint=hint)
 
 
-_NEAR = 0.6
 _FLAGS = {"input.path": "-i", "output.path": "-o"}
+_NEEDED = {
+    COMMAND_LINE: "-i, -o, -m and -p",
+    OVERRIDES: "input.path, output.path, request.model and prompt.input",
+}
+"""Origin -> what describes a job without a file."""
 _HIDDEN = "(value not shown)"
 _LONGEST_SHOWN = 100
 
@@ -290,7 +295,6 @@ def _check_together(job: JobSpec) -> None:
             )
 
 
-def _did_you_mean(word: str, choices: Iterable[str]) -> str:
+def _meant(word: str, choices: Iterable[str]) -> str:
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=_NEAR)
-    return f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(choices)})"
+    return did_you_mean(word, choices) or f" (known: {', '.join(choices)})"

@@ -167,6 +167,11 @@ def listed_price(
     return None
 
 
+def listed_names() -> set[str]:
+    """Every model that the built-in list has, by its own name."""
+    return {model.id for provider in _providers() for model in provider.models}
+
+
 def _providers() -> "list[Provider]":
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- as in `listed_price`
 

@@ -1,6 +1,5 @@
 """A row and the job's templates become a Request: the body, and the key under which it is paid once."""
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -14,6 +13,7 @@ from batch_runner import media
 from batch_runner.errors import JobError
 from batch_runner.job import JobSpec, MissingPolicy
 from batch_runner.records import KEY_BYTES, ErrorCode, Failure, Request, Row, RowStatus
+from batch_runner.spelling import nearest
 from batch_runner.template_values import is_encodable, plain, printed
 
 
@@ -117,12 +117,11 @@ class PromptBuilder:
             *((name, "input.key") for name in self.label_columns),
         ]:
             if name not in known:
-                near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1)
-                original = next((k for k in known if near and k.lower() == near[0]), None)
+                near = nearest(name, known)
                 raise JobError(
                     f"{self._place_of(place)}: {source} has no column {name!r} "
                     f"(columns: {_listed(known)})",
-                    hint=hint or (f"did you mean {original!r}?" if original else ""),
+                    hint=hint or (f"did you mean {near!r}?" if near else ""),
                 )
 
     def build(self, row: Row) -> Request | Failure:

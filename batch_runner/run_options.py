@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from batch_runner.errors import UsageError
 from batch_runner.journal import LockPolicy
 from batch_runner.plan import Dedupe, Wanted, unfinished
 from batch_runner.progress import ProgressStyle
-from batch_runner.records import RowResult
+from batch_runner.records import WANTING, RowResult
+from batch_runner.spelling import did_you_mean
 
 
 if TYPE_CHECKING:
@@ -41,6 +43,21 @@ class FailOn:
         return not self.never and unanswered > self.share * rows
 
 
+def retrying(*statuses: str) -> Wanted:
+    """For `RunOptions.wanted`: unfinished rows, and those that ended failed, incomplete or refused.
+
+    Those that were cut off are cut off again, unless the job has `retry.on_incomplete = "retry"`.
+    """
+    for word in statuses:
+        if word not in WANTING:
+            raise UsageError(
+                f"retry {word!r}: must be one of {', '.join(WANTING)}{did_you_mean(word, WANTING)}"
+            )
+    if not statuses:
+        return unfinished
+    return lambda status, code: status in statuses or unfinished(status, code)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """All of it optional: the defaults are those of `batch-runner run JOB`."""
@@ -54,7 +71,7 @@ class RunOptions:
     dry_run: bool = False
     if_locked: LockPolicy = LockPolicy.FAIL
     wanted: Wanted = unfinished
-    """Which rows to send, by what the journal says of them."""
+    """Which rows to send, by what the journal says of them: see `retrying`."""
     rows: frozenset[int] | None = None
     """Of those, only the rows with these indices."""
     dedupe: Dedupe | None = None

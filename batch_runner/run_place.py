@@ -17,6 +17,9 @@ from batch_runner.tables.formats import format_of
 
 
 SUFFIX = ".run"
+FRAME_INPUT = "input.jsonl"
+FRAME_OUTPUT = "output.jsonl"
+"""What `run_frame` writes in its run_dir."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def last_prices(manifest: Manifest | DamagedManifest | None) -> Mapping[str, Pri
 
 
 def run_folder(name: str) -> Path | None:
-    """The run directory of an output, or the one that is named itself; None where there is none.
+    """The run directory of an output or of `run_frame`, or the one that is named itself; None: none.
 
     The one rule by which every command finds a run that is named by what it wrote.
     """
@@ -72,7 +75,10 @@ def run_folder(name: str) -> Path | None:
         return path.with_name(path.name + SUFFIX)
     here = RunDirectory(path)
     is_named_so = path.suffix == SUFFIX and here.manifest.exists()
-    return path if is_named_so or _is_folder(here.segments) else None
+    if is_named_so or _is_folder(here.segments):
+        return path
+    of_frame = path / FRAME_OUTPUT
+    return of_frame.with_name(FRAME_OUTPUT + SUFFIX) if is_written(of_frame) else None
 
 
 def is_written(output: Path) -> bool:

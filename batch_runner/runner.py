@@ -17,7 +17,7 @@ from batch_runner.changes import MOST_CHANGED_SHARE, changed_rows
 from batch_runner.conclusion import conclude
 from batch_runner.dispatch import Dispatch
 from batch_runner.emptied import check_records_are_readable
-from batch_runner.errors import BatchRunnerError
+from batch_runner.errors import BatchRunnerError, UsageError
 from batch_runner.expectation import recall
 from batch_runner.fingerprint import fingerprint
 from batch_runner.guard import check_budget, check_paid_rows, check_route
@@ -74,7 +74,7 @@ async def run_async(job: JobSpec, options: RunOptions = _DEFAULTS) -> RunSummary
 @contextmanager
 def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatch | None]]:
     """Everything that can go wrong before money is spent has gone well; the lock is held."""
-    key = None if options.dry_run else api_key(job)
+    key = None if options.dry_run else _key(job, options)
     directory = RunDirectory(job.run_path)
     lock = None if options.dry_run else options.if_locked
     with (
@@ -113,6 +113,19 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if not options.fresh:
             leave_plan(work)
         yield work, _dispatch(work, directory, options, key=key, budget=budget)
+
+
+def _key(job: JobSpec, options: RunOptions) -> str | None:
+    """The key to send. Without one the run would not start: what else is wrong is told first.
+
+    A key is more trouble to get than a file name or a template is to mend.
+    """
+    try:
+        return api_key(job)
+    except UsageError as error:
+        missing = error
+    with open_work(job, fresh=options.fresh, dedupe=options.dedupe):
+        raise missing
 
 
 def _settle(work: Work, options: RunOptions) -> None:

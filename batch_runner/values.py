@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from batch_runner import hosts
 from batch_runner.concurrency import Concurrency
+from batch_runner.spelling import did_you_mean
 
 
 Reader = Callable[[Any], Any]
@@ -185,7 +186,8 @@ def one_of(choices: type[E]) -> Callable[[Any], E]:
             return choices(value)
         except ValueError:
             names = ", ".join(f'"{choice}"' for choice in choices)
-            raise WrongValueError(f"must be one of {names}") from None
+            meant = did_you_mean(str(value), choices)
+            raise WrongValueError(f"must be one of {names}{meant}") from None
 
     return read
 

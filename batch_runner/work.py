@@ -11,7 +11,7 @@ from batch_runner.columns import OutputColumns
 from batch_runner.disk import identity_of
 from batch_runner.fingerprint import fingerprint
 from batch_runner.grown import digests_of
-from batch_runner.job import COMMAND_LINE, IncompletePolicy, JobSpec
+from batch_runner.job import IncompletePolicy, JobSpec
 from batch_runner.journal import (
     Damage,
     Manifest,
@@ -175,7 +175,7 @@ def _input_seen(
 def manifest_of(work: Work) -> Manifest:
     job = work.job
     # Flags that may hold a secret describe nothing with that left out.
-    can_be_typed = job.typed and (job.given or job.origin != COMMAND_LINE)
+    can_be_typed = job.typed and (job.given or job.has_file)
     return Manifest(
         fingerprint=fingerprint(job),
         job={

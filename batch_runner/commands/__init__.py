@@ -5,7 +5,6 @@ A command imports what it needs when it is carried out: `status` waits for no ne
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -74,10 +73,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
             log.warning("ended by %s", interruption)
         number = interruption.signal_number
         code = ExitCode.DONE if is_server else ExitCode.of_signal(number)
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain again while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+    except BrokenPipeError:  # no bug: `cli.main` knows what it means
+        raise
     except Exception:  # noqa: BLE001  # the last line of defence: whatever is left is a bug
         log.error("this is a bug in batch_runner:\n%s", traceback.format_exc())  # noqa: TRY400  # HeldHandler keeps one line
         code = ExitCode.BUG

@@ -108,10 +108,8 @@ def author_named(typed: Invocation, *, command: str) -> Author | None:
     if folder is None or not isinstance(manifest, Manifest):
         return None
     before = last_invocation(manifest)
-    if command in READERS:
-        if before is None and "given" in manifest.job:  # from Python: nothing was typed
-            before = Invocation()
-        before = None if before is None else before.for_readers()
+    if before is not None and command in READERS:
+        before = before.for_readers()
     return None if before is None else Author(folder=folder, manifest=manifest, invocation=before)
 
 

@@ -28,15 +28,14 @@ def estimate(arguments: argparse.Namespace) -> int:
         sample_question,
     )
 
-    if arguments.sample and not arguments.yes and not sys.stdin.isatty():
-        raise UsageError(
-            "estimate --sample runs real rows, and there is no terminal to ask whether it may",
-            hint="--yes answers for you",
-        )
-
     def confirm(found: "Estimate", most: Decimal | None) -> bool:
         if arguments.yes:
             return True
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "estimate --sample runs real rows, and there is no terminal to ask whether it may",
+                hint="--yes answers for you",
+            )
         question = sample_question(found, arguments.sample, most)
         print(question, end=" [y/N] ", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -99,7 +98,9 @@ def _places(arguments: argparse.Namespace) -> "Iterator[str | RunPlace]":
 
 
 def prices(arguments: argparse.Namespace) -> int:
+    from batch_runner.price_list import listed_names
     from batch_runner.pricing import PriceBook, price_lines
+    from batch_runner.spelling import nearest
 
     book = PriceBook({})
     found = {model: book.resolve(model, at=None) for model in arguments.models}
@@ -112,7 +113,11 @@ def prices(arguments: argparse.Namespace) -> int:
             if match is not None:
                 print(f"{printable(model)}: {match.describe()}")
                 continue
-            print(f"{printable(model)}: no price is known; to give one, add to the job file:")
+            near = nearest(model, listed_names(), cutoff=0.85)
+            meant = f" (did you mean {near!r}?)" if near else ""
+            print(
+                f"{printable(model)}: no price is known{meant}; to give one, add to the job file:"
+            )
             for line in price_lines(model):
                 print(f"  {printable(line)}")
     return ExitCode.DONE if all(found.values()) else ExitCode.ROWS_FAILED

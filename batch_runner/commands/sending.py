@@ -12,6 +12,7 @@ from batch_runner.plan import Dedupe, Wanted, unfinished
 from batch_runner.progress import ProgressStyle
 from batch_runner.records import ErrorCode, RowStatus
 from batch_runner.run_options import FailOn, OnChange, RunOptions
+from batch_runner.spelling import did_you_mean
 
 
 log = logging.getLogger("batch_runner")
@@ -43,7 +44,7 @@ def _codes(text: str) -> frozenset[str]:
     for code in sorted(codes - {*ErrorCode}):
         if not code.startswith("other:"):
             raise UsageError(
-                f"--only {code!r}: no such error code",
+                f"--only {code!r}: no such error code{did_you_mean(code, ErrorCode)}",
                 hint=f"--include {code} takes such rows, too"
                 if code in (RowStatus.INCOMPLETE, RowStatus.REFUSED)
                 else f"known: {', '.join(ErrorCode)}, other:...",

@@ -77,7 +77,7 @@ def _as_of_today(place: "RunPlace", arguments: argparse.Namespace) -> "RunPlace"
             return replace(place, today=job)
     except MovedOnError as error:
         return replace(place, invocation=None, moved_on=f"{error}; {error.hint}")
-    except UsageError:  # of a secret that is not kept, or of a run that Python began
+    except UsageError:  # of a secret that is not kept
         return place
 
 

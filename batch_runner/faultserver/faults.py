@@ -8,7 +8,6 @@ At most one part is an ending (what is answered, a good reply otherwise), the ot
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 
 from batch_runner.errors import UsageError
@@ -18,6 +17,7 @@ from batch_runner.faultserver import endings, rejections, sayings, twists  # noq
 from batch_runner.faultserver.register import ENDINGS, TWISTS
 from batch_runner.faultserver.rejections import HttpError
 from batch_runner.faultserver.replies import Call, Reply
+from batch_runner.spelling import nearest
 
 
 OK = "ok"
@@ -131,8 +131,8 @@ def _check_known(name: str, spec: str) -> None:
     known = [OK, RESET_BEFORE, *ENDINGS, *TWISTS, *ALIASES]
     if name in known or _bare_status(name):
         return
-    near = get_close_matches(name, known, n=1)
+    near = nearest(name, known)
     raise UsageError(
         f"unknown fault {name!r} in {spec!r}",
-        hint=f"did you mean {near[0]!r}?" if near else "GET /admin/faults lists them",
+        hint=f"did you mean {near!r}?" if near else "GET /admin/faults lists them",
     )

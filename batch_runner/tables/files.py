@@ -1,7 +1,6 @@
 """Files as bytes: globs, compression, end of input. Errors name the file."""
 
 import bz2
-import difflib
 import gzip
 import io
 import lzma
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from batch_runner.errors import InputError
+from batch_runner.spelling import nearest
 from batch_runner.tables.formats import FORMAT_OF_SUFFIX, inner_suffix
 
 
@@ -83,9 +83,9 @@ def _instead_of(missing: Path) -> str:
     """What may have been meant by the name of a file that is not there."""
     folder = next(parent for parent in missing.absolute().parents if parent.is_dir())
     if folder == missing.absolute().parent:
-        there = {file.name.lower(): file.name for file in _listed(folder) if file.is_file()}
-        if near := difflib.get_close_matches(missing.name.lower(), there, n=1, cutoff=_NEAR):
-            return f"did you mean {there[near[0]]!r}?"
+        there = [file.name for file in _listed(folder) if file.is_file()]
+        if near := nearest(missing.name, there, cutoff=_NEAR):
+            return f"did you mean {near!r}?"
     here = Path(missing.name)
     if here.is_file():
         return f"{str(here.absolute())!r} is there; a path in a job file starts at the job file"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shlex
 import signal
 import threading
 import time
@@ -325,3 +326,129 @@ def test_an_estimate_sends_nothing(job_path, fault_server):
     plan = br.estimate(br.load_job(job_path))
     assert plan.rows == 4
     assert calls(fault_server) == 0
+
+
+CUT = pd.DataFrame({"body": ["one", "[[fault:incomplete]] two"]})
+
+
+def test_a_frame_with_cut_answers_says_so_and_how_to_ask_again(ask, caplog, fault_server):
+    answered = ask(CUT, settings={"request.max_output_tokens": 20})
+    assert list(answered["llm_status"]) == ["ok", "incomplete"]
+    assert "1 of 2 rows without a full answer (1 max_output_tokens)" in caplog.text
+    assert "retry=['incomplete'] asks again" in caplog.text
+    assert calls(fault_server) == 2
+    more = {"request.max_output_tokens": 20, "retry.on_incomplete": "retry"}
+    ask(CUT, settings=more)
+    assert calls(fault_server) == 2, "without retry nothing is sent"
+    ask(CUT, settings=more, retry="incomplete")
+    fault_server.settle()
+    bodies = [json.loads(seen.body) for seen in fault_server.seen[2:]]
+    assert bodies
+    assert {body["max_output_tokens"] for body in bodies} == {80}
+
+
+def test_a_frame_whose_rows_are_all_answered_warns_of_nothing(ask, caplog):
+    ask(CUT.iloc[:1])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING
+                and "without a full answer" in record.message]  # fmt: skip
+
+
+def test_failures_that_retry_cannot_mend_are_told_apart(frame, ask, caplog):
+    ask(frame)
+    assert "(1 missing_value); mend the cells of 1 row" in caplog.text
+    assert "retry=" not in caplog.text
+
+
+def test_rows_that_ended_are_asked_again_by_their_status(job_path, fault_server):
+    job = br.load_job(job_path)
+    br.run(job)
+    before = calls(fault_server)
+    br.run(job, br.RunOptions(wanted=br.retrying("failed")))
+    assert calls(fault_server) == before + 1
+    with pytest.raises(br.UsageError, match="did you mean 'incomplete'"):
+        br.retrying("incomplet")
+
+
+@pytest.mark.parametrize("name", ["frame.run", "frame.run/output.jsonl"])
+def test_the_folder_of_a_frame_is_known_to_every_command_and_its_advice_can_be_typed(
+    ask, main_cli, fault_server, name
+):
+    ask(CUT, settings={"request.max_output_tokens": 20})
+    asked = calls(fault_server)
+    for command in ("report", "status", "export", "verify", "costs", "check", "estimate"):
+        ran = main_cli(command, name)
+        assert ran.code == 0, ran
+    assert calls(fault_server) == asked
+    advice = next(
+        line.partition("batch-runner ")[2]
+        for line in main_cli("report", name).out.splitlines()
+        if "batch-runner retry" in line
+    )
+    ran = main_cli(*shlex.split(advice))
+    assert "1 to send" in ran.err
+    assert calls(fault_server) > asked
+    asked = calls(fault_server)
+    ask(CUT, settings={"request.max_output_tokens": 20})
+    assert calls(fault_server) == asked, "what the command line asked is the answer of the frame"
+
+
+def test_a_run_with_overrides_is_known_by_its_output(job_path, main_cli, fault_server):
+    given = {"output.path": str(job_path.with_name("local.csv")), "request.model": "m2"}
+    prices = {"prices.m2": {"input": 0, "output": Decimal("2.5")}, "limits.concurrency": 3}
+    job = br.load_job(job_path, br.Overrides(flags=given | prices | {"limits.max_cost": None}))
+    br.run(job)
+    asked = calls(fault_server)
+    assert "2 ok" in main_cli("report", "local.csv").out
+    assert main_cli("export", "local.csv").code == 0
+    assert calls(fault_server) == asked
+    assert "1 to send" in main_cli("retry", "local.csv").err
+    fault_server.settle()
+    assert {row.received.model for row in fault_server.ledger.rows()} == {"m2"}
+    assert len(fault_server.ledger.rows()) == asked + 1
+
+
+def test_overrides_that_no_flag_can_say_are_not_guessed(job_path, main_cli):
+    given = {"output.path": str(job_path.with_name("local.csv")), "request.max_output_tokens": None}
+    br.run(br.load_job(job_path, br.Overrides(flags=given)))
+    ran = main_cli("retry", "local.csv")
+    assert ran.code == 2
+    assert "name the job that wrote it" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda path: br.load_job(path, br.Overrides(flags={"limits.concurency": 3})), "Overrides"),
+        (lambda path: br.load_job(path, br.Overrides(settings=["limits.concurency=3"])), "Overrides"),
+        (
+            lambda path: br.run_frame(
+                CUT, prompt="x", model="m", run_dir=path.parent / "f.run",
+                settings={"limits.concurency": 3},
+            ),
+            "run_frame",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_words_of_python(job_path, call, told):
+    with pytest.raises(br.JobError) as caught:
+        call(job_path)
+    meant = f"{told}: limits.concurency: unknown key, did you mean 'concurrency'?"
+    assert str(caught.value) == meant
+
+
+def test_what_describes_a_job_without_a_file_is_named_by_its_keys():
+    with pytest.raises(br.JobError) as caught:
+        br.load_job(None, br.Overrides(flags={"request.model": "m"}))
+    assert "input.path, output.path, request.model" in caught.value.hint
+
+
+def test_a_frame_with_settings_that_no_flag_can_say_is_known_by_its_folder(
+    ask, main_cli, fault_server
+):
+    ask(CUT, settings={"request": {"model": "m5", "max_output_tokens": 20}})
+    fault_server.settle()
+    assert "1 ok, 1 incomplete" in main_cli("report", "frame.run").out
+    assert "1 to send" in main_cli("retry", "frame.run", "--include", "incomplete").err
+    fault_server.settle()
+    bodies = [json.loads(seen.body) for seen in fault_server.seen]
+    assert {(body["model"], body["max_output_tokens"]) for body in bodies} == {("m5", 20)}

@@ -314,3 +314,21 @@ def test_the_summary_shows_for_each_error_a_row_and_its_message(main_cli, fault_
     again = run_job(main_cli, fault_server.url, *attempts, rows=MIXED[:4])
     assert "0 to send" in again.err
     assert "such as row 3: HTTP 400" in again.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--print-completion", "bash"), ("--help",), ("run", "--help"), ("prices", "gpt-5-mini")],
+)
+def test_a_reader_who_has_enough_is_no_trouble(run_cli, words):
+    if "--print-completion" in words:
+        pytest.importorskip("shtab")
+    taken, given = os.pipe()
+    os.close(taken)  # nobody reads any of it
+    with os.fdopen(given, "wb") as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", "batch_runner", *words],
+            cwd=run_cli.folder, env=run_cli.environment,
+            stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")

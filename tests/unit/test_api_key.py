@@ -2,6 +2,7 @@
 
 import pytest
 
+import batch_runner as br
 from batch_runner.api_key import api_key, key_source
 from batch_runner.errors import UsageError
 from batch_runner.jobfile import Overrides, load_job
@@ -93,3 +94,43 @@ def test_a_job_can_say_that_its_endpoint_takes_no_key(keyed, described):
     job = described('base_url = "http://gpu.lan:8000"', 'api_key_env = ""', environment=KEY)
     assert api_key(job, KEY) is None
     assert key_source(job, None) == 'no key, as endpoint.api_key_env = "" says'
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-i", "inn.csv"), "did you mean 'in.csv'?"),
+        (("-o", "o.xlsx"), "the suffix '.xlsx' names no format"),
+        (("-p", "{{ boddy }}"), "has no column 'boddy'"),
+        (("-o", "in.csv"), "is also the input"),
+    ],
+    ids=["input", "suffix", "template", "output"],
+)
+@pytest.mark.parametrize("command", ["run", "estimate"])
+def test_a_key_is_asked_for_last(main_cli, command, words, told):
+    (main_cli.folder / "in.csv").write_text("body\none\n")
+    described = ("-i", "in.csv", "-o", "o.csv", "-m", "m", "-p", "{{ body }}")
+    flags = dict(zip(described[::2], described[1::2], strict=True)) | dict([words])
+    sample = ("--sample", "1", "--yes") if command == "estimate" else ()
+    ran = main_cli(command, *(word for pair in flags.items() for word in pair), *sample)
+    assert (ran.code, told in ran.err, "API_KEY" in ran.err) == (2, True, False), ran.err
+    assert [path.name for path in main_cli.folder.iterdir()] == ["in.csv"]
+
+
+def test_nobody_is_asked_for_a_yes_before_the_key(main_cli):
+    (main_cli.folder / "in.csv").write_text("body\none\n")
+    described = ("-i", "in.csv", "-o", "o.csv", "-m", "gpt-5-mini", "-p", "{{ body }}")
+    ran = main_cli("estimate", *described, "--sample", "1")
+    assert "OPENAI_API_KEY is not set" in ran.err
+    assert "--yes" in main_cli("estimate", *described, "--sample", "1", OPENAI_API_KEY="k" * 20).err
+
+
+def test_the_way_without_a_key_is_told_in_words_of_python_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("body\none\n")
+    flags = {"input.path": "in.csv", "output.path": "o.csv", "request.model": "m"}
+    job = br.load_job(None, br.Overrides(flags=flags | {"prompt.input": "{{ body }}"}))
+    with pytest.raises(br.UsageError) as caught:
+        br.run(job)
+    assert "endpoint.base_url" in caught.value.hint
+    assert "batch-runner serve" in caught.value.hint

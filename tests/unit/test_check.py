@@ -87,7 +87,7 @@ def test_who_has_a_server_and_no_key_is_told_the_way_right_after_init(main_cli, 
     hint = next(line for line in ran.err.splitlines() if "hint: " in line)
     assert "export OPENAI_API_KEY=..." in hint
     assert "--local a small model" in hint
-    assert len(hint) < 160
+    assert len(hint) < 180
     flag, url = re.search(r"(--base-url) (http://127\.0\.0\.1:PORT/v1)", hint).groups()
     port = str(urlsplit(fault_server.url).port)
     assert main_cli("check", "job.toml", flag, url.replace("PORT", port)).code == 0

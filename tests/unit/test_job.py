@@ -246,7 +246,7 @@ def test_only_this_machine_is_loopback():
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), (7, 7), ("7", 7)],
+    [("250ms", 0.25), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), (7, 7)],
 )
 def test_durations_read_as_people_write_them(text, seconds):
     assert duration_seconds(text) == seconds
@@ -256,6 +256,12 @@ def test_durations_read_as_people_write_them(text, seconds):
 def test_what_is_no_duration_is_refused(value):
     with pytest.raises(WrongValueError):
         duration_seconds(value)
+
+
+@pytest.mark.parametrize("given", ["127.0.0.1:18081", "localhost:8081/v1", "host.example"])
+def test_a_base_url_without_its_scheme_is_told_what_it_lacks(given):
+    told = str(refusal(endpoint={"base_url": given}))
+    assert "must begin with http:// or https://" in told
 
 
 def test_an_error_limit_is_a_number_or_a_share_of_enough_rows():

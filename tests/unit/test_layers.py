@@ -23,7 +23,7 @@ CORE = {
     "adaptive", "amounts", "bill", "breaker", "bucket", "budget", "columns", "concurrency", "course",
     "doubt", "errors", "estimate", "fingerprint", "frozen", "gain", "hosts", "job", "jobmapping",
     "jsonbytes", "looks", "media", "parameters", "price_list", "pricing", "printable", "prompt", "reask",
-    "records", "redact", "responses", "retry", "sse", "stored", "structured", "summary", "tally",
+    "records", "redact", "responses", "retry", "spelling", "sse", "stored", "structured", "summary", "tally",
     "template_values", "timeline", "trouble", "values",
 }  # fmt: skip
 """Pure: no I/O, no clock, no event loop."""
@@ -41,7 +41,7 @@ FLOW = {
     "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimated", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "input_files", "invocation", "keeping", "kept", "losses", "manual", "money_view", "news", "opening", "origins", "outset", "output_place", "pipeline",
     "plan", "prospect", "remedy", "reparse", "report", "results", "rows_view", "run_options", "run_place", "run_view",
-    "runner", "shortcut", "soundness", "spending", "standing", "starter", "status", "survey", "watch", "work",
+    "runner", "scripted", "shortcut", "soundness", "spending", "standing", "starter", "status", "survey", "watch", "work",
 }  # fmt: skip
 """What puts them together."""
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 PROMISED = {
     # what one does
-    "load_job", "run", "run_async", "run_frame", "read_results", "estimate",
+    "load_job", "run", "run_async", "run_frame", "retrying", "read_results", "estimate",
     # what one hands in
     "JobSpec", "Overrides", "RunOptions", "OnChange", "FailOn", "LockPolicy", "ProgressStyle",
     # what one gets
