@@ -16,7 +16,7 @@ from batch_runner.price_list import LOCAL_MODEL
 from batch_runner.prompt import PromptBuilder
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.tables import Table, ignore
-from batch_runner.work import DIGESTS, SEEN_BY, Work
+from batch_runner.work import DIGESTS, RERUN, SEEN_BY, Work
 
 
 MOST_CHANGED_SHARE = 0.2
@@ -109,6 +109,17 @@ def are_of_the_last_input(work: Work, changes: Changes) -> bool:
     entries = map(work.replay.index.entry, changes.by_position.values())
     answers = (work.replay.load(entry) for entry in entries if entry is not None)
     return all(one is None or one.run_id in (seen_by or ()) for one in answers)
+
+
+def was_agreed(work: Work) -> bool:
+    """Whether the last run was told to pay again for what has changed, and nothing has changed since.
+
+    New files are no change: nothing of them has been paid for. An edit is one that nobody agreed to.
+    """
+    before = work.before
+    if before is None or not before.extra.get(RERUN) or not work.same_prompt:
+        return False
+    return all(file in work.input_identity for file in before.input.get("files", ()))
 
 
 def check_changes(changes: Changes, *, origin: str, most_share: float, kept: int = 0) -> None:

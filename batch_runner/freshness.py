@@ -94,7 +94,7 @@ def _remember_left_out(work: Work, found: Manifest) -> None:
 
 
 def gone(work: Work) -> str:
-    """A note where files that the output was made from are no longer there, under no name."""
+    """A note where files that the output was made from are there under no name, or empty."""
     names = [name for name, *_ in _gone(work)]
     if not names:
         return ""
@@ -109,15 +109,24 @@ def _gone(work: Work) -> list[list[Any]]:
     """Those files as they were, each with the time at which a run first missed it."""
     mark = {} if work.before is None else work.before.extra.get(_MARK, {})
     there = [found[1:] for found in identity_of(work.table.named_paths)]
+    left_out = {file.path for file in work.table.left_out}
     now = work.started_at
     shown = [[*file, now] for file in filter(None, mark.get("input", ()))]
     return [
         [name, *as_it_was, missed_at]
         for name, *as_it_was, missed_at in (*shown, *mark.get("gone", ()))
         if now - missed_at < _GONE_IS_TOLD_SECONDS
-        and not Path(name).exists()
+        and Path(name) not in left_out  # which is told by itself
+        and not _holds_bytes(Path(name))
         and as_it_was not in there
     ]
+
+
+def _holds_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def outputs(work: Work) -> list[Path]:

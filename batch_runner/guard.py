@@ -33,7 +33,7 @@ def check_paid_rows(work: Work, plan: Plan, *, most_share: float = MOST_CHANGED_
     """
     check_journal_is_there(work.job, work.replay.index, about_to=TO_PAY)
     changes = changes_to_send(work, plan)
-    if most_share and were_for_nothing(work):
+    if most_share and (work.may_repay or were_for_nothing(work)):
         return changes
     kept = work.kept_count
     try:

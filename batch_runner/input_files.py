@@ -66,7 +66,11 @@ def plan_of_readable(
     if is_watched and _leaves_out(job) and len(table.paths) > 1:
         table = _without_unreadable(table, columns)
     try:
-        return table, made(table=table)
+        plan = made(table=table)
+        if is_watched or not (_leaves_out(job) and plan.bad_count and len(table.paths) > 1):
+            return table, plan
+        readable = _without_rowless(table)
+        return readable, plan if readable is table else made(table=readable)
     except InputError as error:
         if len(table.paths) == 1:
             raise
@@ -106,7 +110,13 @@ def _without_unreadable(table: Table, columns: Collection[str] | None) -> Table:
     unreadable = [*table.unreadable(columns)]
     if len(unreadable) == len(table.paths):
         raise none_readable(len(table.named_paths), InputError(unreadable[0].reason))
-    return table.without(unreadable) if unreadable else table
+    return _without_rowless(table.without(unreadable) if unreadable else table)
+
+
+def _without_rowless(table: Table) -> Table:
+    """A page of an error in place of a file is no table; if nothing else is there, its records say so."""
+    rowless = [*table.rowless()]
+    return table.without(rowless) if 0 < len(rowless) < len(table.paths) else table
 
 
 def _leaves_out(job: JobSpec) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 from batch_runner.amounts import many
 from batch_runner.attachments import read_attachment
 from batch_runner.bill import biller_of
+from batch_runner.changes import was_agreed
 from batch_runner.columns import output_columns
 from batch_runner.disk import identity_of
 from batch_runner.errors import JobError
@@ -68,13 +69,15 @@ def open_work(
     fresh: bool = False,
     dedupe: Dedupe | None = None,
     keep: bool | None = None,
+    may_repay: bool = False,
     watch: Watch | None = None,
 ) -> Iterator[Work]:
     """The job's input laid against its journal; read-only unless `lock` is given.
 
     With `lock`, the run directory is made and locked. `fresh` reads no journal: every row is
-    planned as new. `keep` and `dedupe` None: as the last run was told. Raises UsageError for
-    everything that is wrong with job, input or output.
+    planned as new. `keep` and `dedupe` None: as the last run was told. `may_repay`: changed rows are
+    sent however many they are. Raises UsageError for everything that is wrong with job, input or
+    output.
     """
     started_at = time.time()
     table = _open_input(job)
@@ -122,6 +125,7 @@ def open_work(
             started_at=started_at,
             input_identity=[identities[path] for path in table.paths],
         )
+        work.may_repay = may_repay or (keep is None and was_agreed(work))
         keep_changed_rows(work, said=False if fresh else keep)
         work.warnings[:0] = _oddities(work)
         yield work

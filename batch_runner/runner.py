@@ -85,6 +85,7 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
             fresh=options.fresh,
             dedupe=options.dedupe,
             keep=_KEEP.get(options.on_change, False),
+            may_repay=options.on_change is OnChange.RERUN,
         ) as work,
         about(log, job=job.name, run_id=work.run_id),
     ):

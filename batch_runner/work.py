@@ -41,6 +41,8 @@ DIGESTS = "digests"
 """The name under which it remembers what stood in the files, where nothing else names their rows."""
 KEPT = "kept"
 """The name under which the manifest remembers `Work.kept`."""
+RERUN = "rerun"
+"""The name under which it remembers `Work.may_repay`."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +80,8 @@ class Work:
     """How each row to send stood before this run, where somebody wants to know: see `news`."""
     outset: Outset | None = None
     """How the rows stood before this run, once somebody has asked."""
+    may_repay: bool = False
+    """`--on-change rerun` was said, now or to a run that did not come to the end of it."""
     kept: Mapping[str, Any] | None = None
     """Changed rows show the answers they had before: see `keeping`."""
     kept_rows: KeptRows | None = None
@@ -191,6 +195,7 @@ def manifest_of(work: Work) -> Manifest:
         extra={
             "dedupe": work.dedupe,
             KEPT: work.kept,
+            RERUN: work.may_repay,
             # What the calls cost must be known without the job file, too.
             "prices": {model: asdict(price) for model, price in work.prices.overrides.items()},
             "base_url": job.endpoint.base_url,

@@ -53,7 +53,7 @@ def export(arguments: argparse.Namespace) -> int:
 
             exported = reparse(work, path)
         else:
-            if path == job.output_path and not arguments.partial:
+            if path == job.output_path and not (arguments.partial or work.may_repay):
                 _check_nothing_vanishes(work)
             exported = write_output(work, path, partial=arguments.partial)
         for note in notes_on(exported, work):

@@ -10,7 +10,14 @@ from batch_runner.errors import InputError
 from batch_runner.records import BadRecord, Column, Row
 from batch_runner.tables.chunks import Answer, Cells
 from batch_runner.tables.converting import convert
-from batch_runner.tables.formats import Format, UnreadableFile, WriteReport, ignore, refuse
+from batch_runner.tables.formats import (
+    Format,
+    TornLine,
+    UnreadableFile,
+    WriteReport,
+    ignore,
+    refuse,
+)
 from batch_runner.tables.text import TextFile
 
 
@@ -46,6 +53,15 @@ class Table(ABC):
                     pass
             except InputError as error:
                 yield UnreadableFile(path=path, reason=str(error))
+
+    def rowless(self) -> Iterator[UnreadableFile]:
+        """The files with records of which none is a row; of the others only the beginning is read."""
+        for place, path in enumerate(self.paths):
+            bad: list[BadRecord] = []
+            if next(self.among([place]).rows(columns=(), on_bad=bad.append), None) is not None:
+                continue
+            if bad and not isinstance(bad[0], TornLine):
+                yield UnreadableFile(path=path, reason=f"{bad[0].place}: {bad[0].reason}")
 
     def without(self, files: Sequence[UnreadableFile]) -> Self:
         """The table that leaves out these files as well."""

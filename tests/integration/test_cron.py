@@ -136,6 +136,25 @@ def test_three_nights_over_a_folder_that_grows(house):
     assert [code for code, _ in house.pings if code != "start"] == ["0", "0", "0", "0", "2", "0"]
 
 
+def test_what_was_agreed_to_be_paid_again_stays_agreed_until_it_is_done_or_edited(house):
+    """The command that a stopped run advises, and the next night, were refused."""
+    house.add("monday.jsonl", *range(1, 11))
+    assert silent(house.night())
+    job = house.folder / "jobs" / "nightly.toml"
+    job.write_text(job.read_text().replace("You triage", "You carefully triage"))
+    assert house.night().code == 2
+    assert silent(house.night("--on-change", "rerun", "-n", "3"))
+    assert house.calls() == 13
+    house.add("tuesday.jsonl", 11)
+    assert silent(house.night("-n", "4")), "new files are no change"
+    assert house.calls() == 17
+    assert silent(house.night())
+    assert house.calls() == 21
+    (house.inbox / "monday.jsonl").write_text("".join(f"{ticket(n)} \n" for n in range(21, 31)))
+    job.write_text(job.read_text().replace("You carefully triage", "You triage"))
+    assert house.night().code == 2, "nobody has agreed to this"
+
+
 def test_a_new_file_beside_a_changed_prompt_is_refused_as_well(house):
     house.add("monday.jsonl", 1, 2, 3)
     house.night()

@@ -142,6 +142,42 @@ def test_the_exit_code_tells_once_of_a_file_that_is_left_out(night, fail_on):
     assert night.calls() == 4
 
 
+@pytest.mark.parametrize(
+    "junk",
+    ["<html><body>\n<h1>502 Bad Gateway</h1>\n</body></html>\n", "[1,2\n", "\0\0\n"],
+    ids=["page", "cut array", "zeros"],
+)
+def test_a_file_of_which_no_record_can_be_read_is_left_out_as_a_whole(night, junk):
+    quiet = (*SKIP, "-q", "--fail-on", "new")
+    rows = [f'{{"id": {n}, "body": "text {n}"}}\n' for n in range(6)]
+    night.output = night.output.with_name("out.jsonl")
+    night.add("a.jsonl", "".join(rows[:3]))
+    night.add("b.jsonl", "".join(rows[3:]))
+    night(*quiet)
+    night.add("a.jsonl", junk)
+    told = night(*quiet, code=3).err
+    assert "1 file of 2 could not be read and was left out, rows and all" in told
+    assert "a.jsonl:1" in told
+    assert night(*quiet).err == ""
+    night.add("a.jsonl", rows[0] + junk)  # one row is a row
+    assert night(*quiet).err == ""
+    night.add("a.jsonl", "".join(rows[:3]))
+    night(*quiet)
+    assert len(night.output.read_text().splitlines()) == night.calls() == 6
+
+
+def test_a_file_that_is_empty_now_is_told_as_one_that_is_gone(night):
+    night.output = night.output.with_name("out.jsonl")
+    night.add("a.jsonl", '{"body": "text 1"}\n')
+    night.add("b.jsonl", '{"body": "text 2"}\n')
+    night()
+    night.add("b.jsonl", "")
+    assert "1 file that the output showed is gone, rows and all" in night().err
+    night.add("b.jsonl", '{"body": "text 2"}\n')
+    assert "is gone" not in night().err
+    assert night.calls() == 2
+
+
 def test_a_file_that_is_gone_is_told_with_the_way_back(night):
     night.add("a.csv", csv_of(1))
     lost = night.add("b.csv", csv_of(2))
