@@ -19,9 +19,11 @@ from batch_runner.price_list import (
     MatchedBy,
     PriceMatch,
     Rates,
+    listed_names,
     listed_price,
 )
 from batch_runner.records import Billed, Usage
+from batch_runner.spelling import nearest
 
 
 __all__ = ["Doubt", "MatchedBy", "PriceBook", "PriceMatch", "Quote", "Rates"]
@@ -262,10 +264,17 @@ def price_lines(model: str) -> tuple[str, ...]:
 
 def price_advice(model: str) -> str:
     """The same in a line."""
+    meant = model_meant(model)
     return (
-        f"add {price_lines(model)[0]} with input and output, dollars per million tokens "
-        "(0 for a server of your own)"
+        f"{meant}{' else ' if meant else ''}add {price_lines(model)[0]} with input and output, "
+        "dollars per million tokens (0 for a server of your own)"
     )
+
+
+def model_meant(model: str) -> str:
+    """A question, where a name without a price looks like a slip; a model of one's own looks like none."""
+    near = nearest(model, listed_names(), cutoff=0.85)
+    return "" if near is None else f"did you mean {near!r}?"
 
 
 def _overridden(name: str, price: PriceSpec) -> PriceMatch:

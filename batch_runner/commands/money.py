@@ -98,9 +98,7 @@ def _places(arguments: argparse.Namespace) -> "Iterator[str | RunPlace]":
 
 
 def prices(arguments: argparse.Namespace) -> int:
-    from batch_runner.price_list import listed_names
-    from batch_runner.pricing import PriceBook, price_lines
-    from batch_runner.spelling import nearest
+    from batch_runner.pricing import PriceBook, model_meant, price_lines
 
     book = PriceBook({})
     found = {model: book.resolve(model, at=None) for model in arguments.models}
@@ -113,8 +111,7 @@ def prices(arguments: argparse.Namespace) -> int:
             if match is not None:
                 print(f"{printable(model)}: {match.describe()}")
                 continue
-            near = nearest(model, listed_names(), cutoff=0.85)
-            meant = f" (did you mean {near!r}?)" if near else ""
+            meant = f" ({question})" if (question := model_meant(model)) else ""
             print(
                 f"{printable(model)}: no price is known{meant}; to give one, add to the job file:"
             )

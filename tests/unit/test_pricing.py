@@ -8,7 +8,7 @@ import pytest
 
 from batch_runner.job import PriceSpec
 from batch_runner.price_list import LOCAL_MODEL
-from batch_runner.pricing import Doubt, MatchedBy, PriceBook
+from batch_runner.pricing import Doubt, MatchedBy, PriceBook, price_advice
 from batch_runner.records import Billed, Usage
 
 
@@ -297,3 +297,8 @@ def test_the_small_model_is_free_where_it_runs_on_this_machine(base_url, is_free
     assert (match is not None) == is_free
     if match is not None:
         assert cost(PriceBook({}, base_url=base_url), billed(LOCAL_MODEL)) == 0
+
+
+def test_the_advice_for_a_misspelt_model_asks_for_the_one_that_was_meant():
+    assert price_advice("gpt5-mini").startswith("did you mean 'gpt-5-mini'? else add [prices.")
+    assert price_advice("my-own-model-7b").startswith("add [prices.")
