@@ -4,13 +4,14 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from batch_runner import __version__
 from batch_runner.errors import ExitCode
 from batch_runner.manual import EXAMPLES, FAULTS, SERVE, VERIFY
 from batch_runner.spelling import nearest
+from batch_runner.variables import default_from_environment, unheard, variable
 
 
 COMMANDS: dict[str, str] = {
@@ -75,13 +76,13 @@ class Parser(argparse.ArgumentParser):
     def check_environment(self, arguments: argparse.Namespace) -> None:
         """Leave with exit code 2 for a choice that is none: argparse looks at typed ones only."""
         for action in self._actions:
-            inherited = os.environ.get(_variable(action), "").split(",")
+            inherited = os.environ.get(variable(action), "").split(",")
             chosen = getattr(arguments, action.dest, None)
             for word in chosen if isinstance(chosen, list) else [chosen]:
                 if action.choices and word in inherited and word not in action.choices:
                     choices = ", ".join(map(repr, action.choices))
                     self.error(
-                        f"{_variable(action)}: invalid choice: {word!r} (choose from {choices})"
+                        f"{variable(action)}: invalid choice: {word!r} (choose from {choices})"
                     )
 
 
@@ -196,7 +197,7 @@ def _carried_out(argv: Sequence[str] | None) -> int:
     if extras:
         arguments.parser.refuse(extras)
     arguments.parser.check_environment(arguments)
-    arguments.notes = list(_unheard(parser))
+    arguments.notes = list(unheard(parser))
     from batch_runner import commands  # noqa: PLC0415  # `--help` needs none of it
 
     return commands.carry_out(arguments)
@@ -355,45 +356,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--yes", action="store_true", help="answer yes to every question")
     group.add_argument("--no-color", action="store_true", help="plain text on a terminal too")
     for action in parser._actions:  # noqa: SLF001  # argparse has no public list
-        _default_from_environment(parser, action)
-
-
-_TYPED_ONLY = frozenset({"help", "fresh", "yes", "force_dedupe"})
-_NOT_FROM_ENVIRONMENT = _TYPED_ONLY | {
-    "input", "output", "model", "prompt", "base_url", "concurrency", "rpm", "tpm", "max_cost",
-    "max_errors", "deadline", "grace", "settings", "job", "file", "models", "places",
-}  # fmt: skip
-"""Job values are laid over the job file by `jobfile`; dangerous answers are typed, not inherited."""
-
-
-def _default_from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
-    value: Any = os.environ.get(_variable(action))
-    if not value or action.dest in _NOT_FROM_ENVIRONMENT or not action.option_strings:
-        return
-    if action.nargs == 0:
-        value = value.lower() in ("1", "true", "yes", "on")
-    elif isinstance(action.default, list):
-        value = value.split(",")
-    parser.set_defaults(**{action.dest: value})
-
-
-def _variable(action: argparse.Action) -> str:
-    return f"BATCH_RUNNER_{action.dest.upper()}"
-
-
-def _unheard(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """A note for each variable that looks like ours and means nothing."""
-    made = parser._subparsers._group_actions[0].choices.values()  # type: ignore[union-attr]  # noqa: SLF001  # argparse has no public list
-    actions = [action for command in made for action in command._actions]  # noqa: SLF001  # likewise
-    flags = {_variable(one) for one in actions if one.option_strings and one.dest != "settings"}
-    typed = {f"BATCH_RUNNER_{name.upper()}" for name in _TYPED_ONLY}
-    known = (flags | {"BATCH_RUNNER_SET"}) - typed
-    for name in sorted(os.environ.keys() - known):
-        if name in typed:
-            yield f"{name} has no effect: --{name[13:].lower().replace('_', '-')} must be typed"
-        elif name.startswith("BATCH_RUNNER_"):
-            near = nearest(name, known, cutoff=0.85)
-            yield f"{name} has no effect" + (f": did you mean {near}?" if near else "")
+        default_from_environment(parser, action)
 
 
 def _positive(text: str) -> int:

@@ -41,7 +41,7 @@ FLOW = {
     "costs_report", "dispatch", "drift", "emptied", "estimate_report", "estimated", "estimating", "export", "findings", "frame",
     "freshness", "gauge", "guard", "html_report", "input_files", "invocation", "keeping", "kept", "losses", "manual", "money_view", "news", "opening", "origins", "outset", "output_place", "pipeline",
     "plan", "prospect", "remedy", "reparse", "report", "results", "rows_view", "run_options", "run_place", "run_view",
-    "runner", "scripted", "shortcut", "soundness", "spending", "standing", "starter", "status", "survey", "watch", "work",
+    "runner", "scripted", "shortcut", "soundness", "spending", "standing", "starter", "status", "survey", "variables", "watch", "work",
 }  # fmt: skip
 """What puts them together."""
 
