@@ -119,13 +119,18 @@ def run_frame(
     _tell(summary, run_dir)
     if words := _without_answer(summary, job):
         log.warning("%s: %s", run_dir, words, extra={"event": "note"})
+    return _with_columns(frame, columns, _cells(job, columns))
+
+
+def _cells(job: JobSpec, columns: Sequence[Column]) -> list[list[Any]]:
+    """What the journal has for each column, a cell for each row."""
+    cells: list[list[Any]] = [[] for _ in columns]
     with open_work(job) as work:
-        cells: list[list[Any]] = [[] for _ in columns]
         told = ((row, 0, ending) for row, ending in endings(work))
         for _, new in in_chunks(told, work.columns.cells):
             for values, more in zip(cells, new, strict=True):
                 values.extend(more)
-    return _with_columns(frame, columns, cells)
+    return cells
 
 
 def _run_here(job: JobSpec, options: RunOptions) -> RunSummary:

@@ -30,7 +30,7 @@ from batch_runner.journal.record import (
     state_of,
 )
 from batch_runner.journal.scan import Line, Numbers, Segment, find_segments, read_lines
-from batch_runner.outset import Endings, Outset, endings_of, places_of, read_outset
+from batch_runner.outset import Endings, Outset, endings_of, places_of, read_outset, unmet
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import digest_of_prices, read_shortcut
@@ -116,8 +116,12 @@ class Gauge:
     def is_made_good(self) -> bool:
         """A run has met all damage since, and none of its rows is without a result."""
         met = [] if self.outset is None else self.outset.damaged
-        is_met = all(place in met for place in places_of(self._growth.damage))
-        return is_met and not any(status is RowStatus.PENDING for status, _ in self.endings)
+        return not (unmet(self._growth.damage, met) or self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Rows of the input without a result."""
+        return sum(n for (status, _), n in self.endings.items() if status is RowStatus.PENDING)
 
     def read(self, *, is_running: bool = False) -> None:
         """What has come since the last time is counted. Raises as `journal.replay` does.

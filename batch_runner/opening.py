@@ -25,6 +25,7 @@ from batch_runner.input_files import (
 )
 from batch_runner.job import JobSpec
 from batch_runner.journal import (
+    Damage,
     Holder,
     Index,
     LockPolicy,
@@ -114,9 +115,7 @@ def open_work(
             plan=plan,
             dedupe=dedupe,
             before=before,
-            damage=with_losses(found.damage, directory)
-            if shortcut is None and not fresh
-            else found.damage,
+            damage=_damage_seen(found, directory, is_whole=shortcut is None and not fresh),
             damaged_before=() if fresh or outset is None else outset.damaged,
             earlier_segments=len(found.index.files),
             shortcut=shortcut,
@@ -129,6 +128,11 @@ def open_work(
         keep_changed_rows(work, said=False if fresh else keep)
         work.warnings[:0] = _oddities(work)
         yield work
+
+
+def _damage_seen(found: Replay, directory: RunDirectory, *, is_whole: bool) -> Sequence[Damage]:
+    """What a shortcut stands for was whole when it was made: only who reads all can miss anything."""
+    return with_losses(found.damage, directory) if is_whole else found.damage
 
 
 def _planned(

@@ -6,7 +6,7 @@ would count as progress. It is kept in the manifest, so it is a hint, and what s
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,11 @@ def places_of(damage: Iterable[Damage]) -> list[list[Any]]:
         for one in damage
         if not one.is_expected
     ]
+
+
+def unmet(damage: Iterable[Damage], met: Collection[list[Any]]) -> int:
+    """Damaged places that are not among those that a run has met."""
+    return sum(place not in met for place in places_of(damage))
 
 
 def endings_of(plan: Plan, index: Index, *, copies: bool = True) -> Endings:

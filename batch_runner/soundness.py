@@ -8,8 +8,7 @@ from batch_runner.amounts import many
 from batch_runner.gauge import Gauge
 from batch_runner.journal import VerifyReport, is_locked, read_manifest, verify
 from batch_runner.losses import with_losses
-from batch_runner.outset import places_of, read_outset
-from batch_runner.records import RowStatus
+from batch_runner.outset import read_outset, unmet
 from batch_runner.remedy import command
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import forget_shortcut, read_shortcut
@@ -81,7 +80,7 @@ def soundness(place: RunPlace) -> Soundness:
     return Soundness(
         report=report,
         met=len(met),
-        was_met=all(known in met for known in places_of(report.damage)),
-        waiting=sum(n for (status, _), n in gauge.endings.items() if status is RowStatus.PENDING),
+        was_met=not unmet(report.damage, met),
+        waiting=gauge.waiting,
         invocation=place.invocation,
     )

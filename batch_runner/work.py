@@ -23,7 +23,7 @@ from batch_runner.journal import (
 from batch_runner.kept import KeptRows, write_kept
 from batch_runner.logs import here
 from batch_runner.output_place import is_ours
-from batch_runner.outset import MARK, Outset, outset_of, places_of
+from batch_runner.outset import MARK, Outset, outset_of, unmet
 from batch_runner.plan import Dedupe, Plan, requests
 from batch_runner.pricing import PriceBook
 from batch_runner.prompt import PromptBuilder
@@ -128,7 +128,7 @@ class Work:
     @property
     def new_damage(self) -> int:
         """Damaged places that the last run has not met."""
-        return sum(place not in self.damaged_before for place in places_of(self.damage))
+        return unmet(self.damage, self.damaged_before)
 
     @property
     def same_prompt(self) -> bool:
