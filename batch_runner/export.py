@@ -137,7 +137,7 @@ def _ending(
     if number == UNSENDABLE:
         return _unsendable(work, row)
     entry = work.replay.index.entry(number)
-    told = None if entry is None else work.replay.told(entry, with_reply=with_reply)
+    told = None if entry is None else work.replay.told_of_all(entry, with_reply=with_reply)
     if exported.input_changed and not _is_as_planned(work, row):
         entry = None
     if entry is None or told is None:

@@ -76,11 +76,11 @@ def read_reply(
     if not isinstance(reply.get("output"), list):
         return Failure(code=ErrorCode.BAD_REPLY, message="the reply has no list 'output'")
     if status == "incomplete":
-        return _cut(output, _incomplete_reason(reply, cap), reply)
+        return _cut(output, _incomplete_reason(reply, cap), reply, cap=cap)
     if output.refusal and not output.text.strip():
         return _refused(output)
     if _reached(reply, cap):
-        return _cut(output, ErrorCode.MAX_OUTPUT_TOKENS, reply)
+        return _cut(output, ErrorCode.MAX_OUTPUT_TOKENS, reply, cap=cap)
     if output.refusal:
         return _refused(output)
     if not output.text.strip() and not output.tool_calls:
@@ -226,18 +226,22 @@ def _failed_code(code: str) -> str:
     return known.get(code, other(code))
 
 
-def _cut(output: ReplyOutput, reason: str, reply: Mapping[str, Any]) -> Completion:
+def _cut(
+    output: ReplyOutput, reason: str, reply: Mapping[str, Any], *, cap: int | None
+) -> Completion:
     return Completion(
         text=output.text,
         status=RowStatus.INCOMPLETE,
         code=reason,
-        message=_cut_message(output, reason, reply),
+        message=_cut_message(output, reason, reply, cap=cap),
         reasoning=output.reasoning or None,
         tool_calls=output.tool_calls,
     )
 
 
-def _cut_message(output: ReplyOutput, reason: str, reply: Mapping[str, Any]) -> str:
+def _cut_message(
+    output: ReplyOutput, reason: str, reply: Mapping[str, Any], *, cap: int | None
+) -> str:
     if reason == ErrorCode.CONTENT_FILTER:
         return "cut off by the content filter"
     if reason != ErrorCode.MAX_OUTPUT_TOKENS:
@@ -248,7 +252,7 @@ def _cut_message(output: ReplyOutput, reason: str, reply: Mapping[str, Any]) -> 
             f"all of max_output_tokens went into reasoning ({usage.reasoning_tokens} tokens): raise "
             'it, lower reasoning.effort, or set on_incomplete = "retry" under [retry]'
         )
-    return "cut off at max_output_tokens"
+    return "cut off at max_output_tokens" + ("" if cap is None else f" = {cap:,}")
 
 
 def _refused(output: ReplyOutput) -> Completion:

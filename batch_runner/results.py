@@ -35,7 +35,7 @@ class Outcome:
     cost: Decimal | None
     """Dollars for all attempts of known usage; None when unpriced or unknown."""
     result: RowResult | None
-    """Everything stored of it; None for rows that were not asked."""
+    """Everything stored of it, calls of all runs included; None for rows that were not asked."""
 
 
 def read_results(job: JobSpec) -> Iterator[Outcome]:

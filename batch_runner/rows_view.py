@@ -93,7 +93,7 @@ def group_views(summary: RunSummary, findings: Findings, rows: RowViews) -> list
         ("Slowest", "by the row's last call", findings.slowest.samples(), "No call was timed."),
         (
             "Most expensive",
-            "by all calls of the row",
+            "by all calls of the row in its last run",
             findings.costliest.samples(),
             _no_cost(summary.bill),
         ),

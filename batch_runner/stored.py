@@ -3,7 +3,8 @@
 Making a RowResult takes five times as long as reading the few fields that an output shows.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batch_runner.records import Billed, Completion, Failure, RowStatus, Usage
@@ -75,6 +76,21 @@ def billed(told: Told) -> tuple[Billed, ...]:
         for one in told.get("billed") or ()
     ]
     return tuple(found)
+
+
+def with_other_calls(told: Told, others: Iterable[Told], lost: Mapping[str, int] | None) -> Told:
+    """As the row shows it whose request was sent in other runs, too; `lost` calls are told of nowhere.
+
+    The last attempt is still that of `told`: tokens and latency are its own.
+    """
+    attempts, billed, unknown = told["attempts"], [*told.get("billed", ())], Counter(lost or {})
+    attempts += unknown.total()
+    unknown.update(told.get("unknown", {}))
+    for other in others:
+        attempts += other["attempts"]
+        billed[:0] = other.get("billed", ())
+        unknown.update(other.get("unknown", {}))
+    return {**told, "attempts": attempts, "billed": billed, "unknown": +unknown}
 
 
 def of_a_copy(told: Told) -> Told:

@@ -1,4 +1,4 @@
-"""Which results the journal holds and where: 38 to 45 bytes a row.
+"""Which results the journal holds and where: 38 to 45 bytes a row, 20 more for one that is superseded.
 
 A dict of keys costs 150 to 200 bytes a row. Here keys lie end to end in one bytearray and a table
 of 4-byte entry numbers finds them by open addressing. Keys are hashes already, so their own bits
@@ -6,8 +6,9 @@ choose the slot. numpy would not pay: rows come one at a time.
 """
 
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from sys import byteorder
 from typing import NamedTuple, Self
 
@@ -52,6 +53,10 @@ class Index:
         self._ending_numbers = {self._endings[0]: _NO_RESULT}
         self._is_answer = [False]  # by ending
         self._table = array("I", bytes(4 * _FIRST_SLOTS))  # entry number + 1; 0: free
+        self._others = array("I")  # entry number of each result that does not count
+        self._other_places = array("Q")
+        self._other_shapes = array("Q")
+        self._by_number: array[int] | None = None  # their positions, by entry number
 
     def __len__(self) -> int:
         """Keys known, with a result or without."""
@@ -83,10 +88,26 @@ class Index:
     def entry(self, number: int) -> Entry | None:
         """None when the key has no result yet."""
         shape = self._shapes[number]
-        if shape == _NO_RESULT:
-            return None
+        return None if shape == _NO_RESULT else self._entry(number, self._places[number], shape)
+
+    @property
+    def has_superseded(self) -> bool:
+        return bool(self._others)
+
+    def superseded(self, number: int) -> Iterator[Entry]:
+        """The key's results that do not count, in the order they were written; they were paid for."""
+        others, places = self._others, self._other_places
+        if self._by_number is None:
+            as_written = sorted(range(len(others)), key=places.__getitem__)
+            self._by_number = array("I", sorted(as_written, key=others.__getitem__))
+        order = self._by_number
+        at = bisect_left(order, number, key=others.__getitem__)
+        while at < len(order) and others[position := order[at]] == number:
+            yield self._entry(number, places[position], self._other_shapes[position])
+            at += 1
+
+    def _entry(self, number: int, place: int, shape: int) -> Entry:
         status, code = self._endings[shape >> _LENGTH_BITS]
-        place = self._places[number]
         file, offset = place >> _OFFSET_BITS, place & _OFFSET_MASK
         return Entry(number, status, code, file, offset, shape & _LENGTH_MASK)
 
@@ -148,10 +169,16 @@ class Index:
     def record(self, key: bytes, ending: int, file: int, offset: int, length: int) -> int:
         """The key's entry number; this result is its entry now, unless a failure follows an answer."""
         number = self.add(key)
-        before = self._shapes[number] >> _LENGTH_BITS
-        if not self._is_answer[before] or self._is_answer[ending]:
-            self._places[number] = file << _OFFSET_BITS | offset
-            self._shapes[number] = ending << _LENGTH_BITS | length
+        place, shape = file << _OFFSET_BITS | offset, ending << _LENGTH_BITS | length
+        before = self._shapes[number]
+        if not self._is_answer[before >> _LENGTH_BITS] or self._is_answer[ending]:
+            self._places[number], place = place, self._places[number]
+            self._shapes[number], shape = shape, before
+        if shape != _NO_RESULT:
+            self._others.append(number)
+            self._other_places.append(place)
+            self._other_shapes.append(shape)
+            self._by_number = None
         return number
 
     def packed(self) -> Packed:
@@ -163,6 +190,9 @@ class Index:
                 "places": self._places,
                 "shapes": self._shapes,
                 "table": self._table,
+                "others": self._others,
+                "other_places": self._other_places,
+                "other_shapes": self._other_shapes,
             },
         )
 
@@ -176,7 +206,8 @@ class Index:
         arrays = packed.arrays
         index._keys = bytearray(arrays["keys"])
         index._places, index._shapes = arrays["places"], arrays["shapes"]
-        index._table = arrays["table"]
+        index._table, index._others = arrays["table"], arrays["others"]
+        index._other_places, index._other_shapes = arrays["other_places"], arrays["other_shapes"]
         return index
 
     def _slot(self, key: bytes) -> int:

@@ -2,13 +2,15 @@
 
 import os
 from binascii import hexlify, unhexlify
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from batch_runner import stored
 from batch_runner.disk import REAL_DISK, Disk, storage_error
 from batch_runner.journal import line, record
 from batch_runner.journal.directory import RunDirectory
@@ -34,7 +36,7 @@ from batch_runner.journal.scan import (
     header_of,
     read_journal,
 )
-from batch_runner.records import Pending, RowResult
+from batch_runner.records import Pending, RowResult, UnknownBilling
 from batch_runner.stored import Told
 
 
@@ -126,6 +128,26 @@ class Replay:
         told = record.read_told(data) if with_reply else record.read_head(data)
         told["run_id"] = self._run_ids.get(entry.file) or self.run_id(entry.file)
         return told
+
+    def told_of_all(self, entry: Entry, *, with_reply: bool = True) -> Told | None:
+        """As `told`, with all calls for the request, whichever run made them and however they ended."""
+        told = self.told(entry, with_reply=with_reply)
+        if told is None or not (self.index.has_superseded or self._lost):  # as in most jobs
+            return told
+        others = [self.told(e, with_reply=False) for e in self.index.superseded(entry.number)]
+        lost = self._lost.get(self.index.key(entry.number))
+        return stored.with_other_calls(told, filter(None, others), lost) if others or lost else told
+
+    @cached_property
+    def _lost(self) -> Mapping[bytes, Counter[str]]:
+        """By key: calls of unknown billing that no result tells of."""
+        found: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+        for intent in self.unknown:
+            cause = UnknownBilling.DAMAGED if intent.has_ended else UnknownBilling.CRASH
+            found[intent.key][cause] += 1
+        for key, pending in self.pending.items():  # by now its result may have told of the last one
+            found[key][UnknownBilling.CRASH] -= pending.attempts_untold
+        return found
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:
         """Every result in the order it was written, superseded ones too: they were paid for.

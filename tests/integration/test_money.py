@@ -1,12 +1,14 @@
 """What we say a run cost against the ledger of the server that billed it."""
 
+import csv
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from batch_runner import OnChange, RunOptions, load_job, run
+from batch_runner import OnChange, RunOptions, load_job, retrying, run
 from batch_runner.bill import Biller
 from batch_runner.errors import ExitCode, UsageError
 from batch_runner.faultserver import running
@@ -209,6 +211,50 @@ def test_after_a_kill_known_is_below_and_at_most_above_the_ledger(ground, honest
     assert 30 <= at_the_kill < 60
     assert meta["calls_unknown"].get("crash", 0) > 0
     assert meta["cost_usd_at_least"] < meta["cost_usd_at_most"]
+
+
+def test_the_columns_of_a_row_count_every_call_for_it_whichever_run_made_it(ground, run_cli):
+    ground.server.change(latency_seconds=0.05)
+    ground.rows(bodies(60))
+    text = JOB.format(
+        model='"m"', request="", limits="concurrency = 20", url=ground.server.url, timeout="30s"
+    )
+    job_file = ground.folder / "job.toml"
+    job_file.write_text(text.replace("[output]", '[output]\ncolumns = "full"'))
+    child = run_cli.start("run", "job.toml", "--progress", "off")
+    calls_received(ground.server.ledger, 30)
+    child.kill()
+    child.communicate()
+    ground.server.change(latency_seconds=0)
+
+    def run_again(fault, **options):
+        ground.server.misbehave(fault)
+        again = run(load_job(job_file), replace(QUIET, **options))
+        ground.server.settle()
+        with ground.output.open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        sums = {
+            name: sum((Decimal(row[f"llm_{name}"] or 0) for row in rows), Decimal(0))
+            for name in ("attempts", "billing_unknown", "cost_usd")
+        }
+        meta = json.loads(ground.output.with_name("out.csv.meta.json").read_text())
+        assert sums["attempts"] == meta["calls_sent"]
+        assert sums["billing_unknown"] == sum(meta["calls_unknown"].values())
+        assert sums["cost_usd"] == Decimal(meta["cost_usd_exact"]["listed"])
+        return again, meta
+
+    cut = {"wanted": retrying("incomplete")}
+    first, _ = run_again("incomplete")
+    assert first.statuses["incomplete"] > 20
+    second, meta = run_again("truncated-json", **cut)
+    assert second.statuses["incomplete"] == first.statuses["incomplete"], "in vain"
+    # The control: of every kind there is something that the last run knows nothing of.
+    assert set(meta["calls_unknown"]) == {"crash", "bad_reply"}
+    third, _ = run_again(None, **cut)
+    assert third.statuses["ok"] == 60
+    exported = ground.output.read_bytes()
+    assert run_cli("export", "job.toml").code == 0
+    assert ground.output.read_bytes() == exported
 
 
 @pytest.fixture

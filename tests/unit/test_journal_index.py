@@ -72,6 +72,23 @@ def test_the_latest_answer_wins_over_any_failure(order, winner):
     assert index.find(key(1)).offset == winner
 
 
+def test_results_that_do_not_count_are_found_too_in_the_order_they_were_written():
+    index = Index()
+    for offset, (n, status) in enumerate([
+        (1, RowStatus.FAILED), (2, RowStatus.OK), (1, RowStatus.OK), (3, RowStatus.FAILED),
+        (1, RowStatus.FAILED), (2, RowStatus.FAILED), (1, RowStatus.OK),
+    ]):  # fmt: skip
+        record(index, n, status, offset=offset)
+
+    def others(index):
+        return [[e.offset for e in index.superseded(index.number(key(n)))] for n in (1, 2, 3)]
+
+    assert others(index) == [[0, 2, 4], [5], []]
+    assert others(Index.unpacked(index.packed())) == others(index)
+    record(index, 3, RowStatus.FAILED, offset=7)
+    assert others(index)[2] == [3]
+
+
 def test_codes_without_end_are_all_kept_apart():
     index = Index()
     for n in range(70_000):

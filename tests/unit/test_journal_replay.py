@@ -13,11 +13,21 @@ from batch_runner.journal import (
     Journal,
     RunDirectory,
     replay,
+    result_of,
     verify,
 )
 from batch_runner.journal.line import seal
 from batch_runner.journal.verify import VerifyReport
-from batch_runner.records import Completion, Failure, Pending, RowResult, RowStatus
+from batch_runner.records import (
+    Billed,
+    Completion,
+    Failure,
+    Pending,
+    RowResult,
+    RowStatus,
+    UnknownBilling,
+    Usage,
+)
 
 
 def key(n):
@@ -67,6 +77,45 @@ def test_the_latest_answer_counts_and_every_result_was_paid(directory):
         assert found.find(key(2)).code == "auth"
         assert found.find(key(2)).status is RowStatus.FAILED
         assert list(found.results()) == history
+
+
+def test_a_row_is_told_with_every_call_for_it(directory):
+    def paid(tokens, **fields):
+        one = Billed(usage=Usage(output_tokens=tokens), model="m", service_tier=None, at=tokens)
+        return replace(answer(1), billed=(one,), final_usage=one.usage, **fields)
+
+    killed = open_journal(directory, "killed")
+    killed.begin(intent(1))
+    history = [
+        paid(1, attempts=2),
+        paid(2),
+        replace(failure(1), unknown={UnknownBilling.TIMEOUT: 1}),
+        answer(2),
+    ]
+    for run, result in enumerate(history):
+        with open_journal(directory, f"r{run}") as journal:
+            journal.finish(result)
+    with replay(directory) as found:
+        told = result_of(found.told_of_all(found.find(key(1))))
+        assert [one.at for one in told.billed] == [1, 2]
+        assert told.final_usage == history[1].final_usage
+        assert (told.run_id, told.attempts) == ("r1", 5)
+        assert told.unknown == {UnknownBilling.TIMEOUT: 1, UnknownBilling.CRASH: 1}
+        alone = found.find(key(2))
+        assert found.told_of_all(alone) == found.told(alone)
+    killed.close(clean=False)
+
+
+def test_a_background_response_is_no_lost_call_once_its_row_is_told(directory):
+    killed = open_journal(directory, "killed")
+    killed.begin(intent(1))
+    wait_for_response(killed, 1, "resp_1")
+    with replay(directory) as found:
+        with open_journal(directory, "second", index=found.index) as journal:
+            journal.finish(answer(1))
+        told = result_of(found.told_of_all(found.find(key(1))))
+        assert (told.attempts, told.unknown) == (1, {})
+    killed.close(clean=False)
 
 
 def test_calls_in_flight_when_a_process_died_are_unknown(directory):
