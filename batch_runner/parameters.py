@@ -84,7 +84,7 @@ def notes(request: Mapping[str, Any], *, is_whole: bool) -> Iterator[str]:
             if near is not None:
                 yield f"request.{name}.{inner} is sent as it stands: is {name}.{near} meant?"
     if not is_bounded:
-        yield f"request.{_CAP} is not set: {_UNBOUNDED} (such as --set request.{_CAP}=400 does)"
+        yield f"request.{_CAP} is not set: {_UNBOUNDED} (such as request.{_CAP} = 400 does)"
 
 
 def _note(name: str) -> str | None:

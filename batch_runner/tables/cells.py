@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -85,9 +86,7 @@ def plain_text(value: Any) -> str:
 def _number_text(value: float) -> str:
     shortest = repr(value)
     if "e-" in shortest and abs(value) > 1e-15:  # 0.000012, not 1.2e-05
-        digits, _, zeros = shortest.removeprefix("-").partition("e-")
-        sign = "-" if value < 0 else ""
-        return f"{sign}0.{'0' * (int(zeros) - 1)}{digits.replace('.', '')}"
+        return f"{Decimal(shortest):f}"
     return shortest
 
 
