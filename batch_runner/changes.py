@@ -61,14 +61,14 @@ def find_changes(
     file is.
     """
     replay, builder = work.replay, work.builder
-    finished, orphans = _orphans(plan, replay.index, counts)
-    reused = finished - len(orphans)
+    reused, orphans = _orphans(plan, replay.index, counts)
     labelled = bool(builder.label_columns)
     if not orphans or not plan.to_send:
         return Changes(finished=reused)
     rows = _as_planned_before(work, plan, orphans, counts)
     shown = frozenset(rows.values())
-    before = _by_name((n for n in orphans if n not in shown), replay, labelled=labelled)
+    unshown = (n for n in orphans if n not in shown)
+    before = _by_name(unshown, replay, counts, labelled=labelled)
     by_position: dict[int, int] = {}
     if labelled:
         more = _matched_by_label(plan, work.table, builder, before)
@@ -222,19 +222,16 @@ def keep_old_answers(plan: Plan, changes: Changes) -> None:
 
 
 def _orphans(plan: Plan, index: Index, counts: Wanted) -> tuple[int, "array[int]"]:
-    """How many keys have an answer, and the entries of those that no row asks for any more."""
+    """How many answers some row asks for, and the entries that ended and that none asks for any more."""
     asked = bytearray(len(index))  # a set of numbers would cost 60 bytes a row
     for number in plan.entries:
         if number != UNSENDABLE:
             asked[number] = 1
-    verdicts = [
-        status is not RowStatus.PENDING and counts(status, code)
-        for status, code in index.known_endings
-    ]
+    ended = [status is not RowStatus.PENDING for status, _ in index.known_endings]
+    counting = [ended[n] and counts(*ending) for n, ending in enumerate(index.known_endings)]
     numbers, ending_of = range(len(index)), index.ending_of
-    finished = sum(verdicts[ending_of(number)] for number in numbers)
-    orphans = (n for n in numbers if not asked[n] and verdicts[ending_of(n)])
-    return finished, array("I", orphans)
+    reused = sum(asked[n] and counting[ending_of(n)] for n in numbers)
+    return reused, array("I", (n for n in numbers if not asked[n] and ended[ending_of(n)]))
 
 
 def _as_planned_before(
@@ -258,7 +255,7 @@ def _as_planned_before(
         return {}
     left = bytearray(len(index))
     for number in orphans:  # the answer that another row shows now has not been lost
-        left[number] = 1
+        left[number] = counts(*index.named(index.ending_of(number)))
     named = {
         label: number
         for label, number in zip(then.labels, then.entries, strict=True)
@@ -269,9 +266,12 @@ def _as_planned_before(
 
 
 def _by_name(
-    orphans: Iterable[int], replay: Replay, *, labelled: bool
+    orphans: Iterable[int], replay: Replay, counts: Wanted, *, labelled: bool
 ) -> Mapping[str | int | None, int]:
-    """Label, or position at the time, to the entry number of its latest answer."""
+    """Label, or position at the time, to the entry number of its latest result, if that is an answer.
+
+    One from before is an answer to a text that the row no longer had when it failed.
+    """
     names: dict[str | int | None, int] = {}
 
     def place(number: int) -> tuple[int, int]:
@@ -287,7 +287,8 @@ def _by_name(
             if name not in names or place(names[name]) < place(number):
                 names[name] = number
     names.pop(None, None)  # answered before the job named its rows
-    return names
+    index = replay.index
+    return {name: n for name, n in names.items() if counts(*index.named(index.ending_of(n)))}
 
 
 def _matched_by_label(

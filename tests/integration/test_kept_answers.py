@@ -237,6 +237,23 @@ def test_the_latest_answer_is_kept_whatever_was_planned_before_it(work):
     assert work.calls() == told
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["as planned", "by its label"])
+def test_a_row_that_failed_with_a_later_text_keeps_no_answer_to_an_earlier_one(work, is_forgotten):
+    assert work("run").code == 0
+    before, told = work.answers(), work.calls()
+    work.rows["r3"] = "another text [[fault:400]]"
+    work.write()
+    assert work("run").code == 3
+    if is_forgotten:
+        (work.run_folder / "shortcut").unlink()
+    work.write("Say: {{ x }}")
+    kept = work("run", "--on-change", "keep")
+    assert kept.code == 3, "asked under the new prompt, in vain"
+    assert "9 changed rows show the answer of before" in kept.err
+    assert work.answers() == {**before, "r3": ""}
+    assert work.calls() == told + 2
+
+
 def test_two_rows_that_swap_their_texts_are_edited(work):
     before, told = keep_another_prompt(work)
     edit(work, r3=work.rows["r4"], r4=work.rows["r3"])
