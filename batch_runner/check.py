@@ -251,7 +251,8 @@ class ProbeReport:
         return words + written
 
     def to_json(self) -> dict[str, Any]:
-        request, result = self.probed and self.probed.request, self.result
+        request = None if self.probed is None else self.probed.request
+        result = self.result
         return {
             "url": self.url,
             "row": None if request is None else request.row + 1,

@@ -42,10 +42,11 @@ def command(verb: str, invocation: str, *options: str) -> str:
     return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 
-def remedy(code: str, invocation: str) -> Remedy:
+def remedy(code: str, invocation: str, *more: str) -> Remedy:
+    """For the rows with one error code; `more` are options that its command has besides."""
     words, verb, options = _REMEDIES.get(code) or _unnamed(code)
     first = _mend([code]) if code in WITHOUT_REQUEST else ""
-    return Remedy(words=words, command=command(verb, invocation, *options), first=first)
+    return Remedy(words=words, command=command(verb, invocation, *more, *options), first=first)
 
 
 def all_pass(codes: Iterable[str]) -> bool:
