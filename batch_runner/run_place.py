@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
-from batch_runner.invocation import last_invocation
+from batch_runner.invocation import last_invocation, meant_by
 from batch_runner.job import META_SUFFIX, JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -51,7 +51,7 @@ def place_of_job(job: JobSpec) -> RunPlace:
         job=job.name,
         path=job.run_path,
         biller=biller_of(job, before=last_prices(manifest)),
-        invocation=str(last_invocation(manifest, output=job.output_path) or job.invocation),
+        invocation=meant_by(job, manifest),
         today=job,
     )
 
