@@ -144,8 +144,12 @@ class Invocation:
         )
 
     def without(self, keys: Collection[str]) -> "Invocation":
-        """This one, but for the flags and settings that say one of the keys."""
-        flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in keys}
+        """This one, but for the flags and settings that say one of the keys, or part of one."""
+        flags = {
+            flag: value
+            for flag, value in self.flags.items()
+            if not _is_under(KEYS_OF_FLAGS[flag], keys)
+        }
         settings = [setting for setting in self.settings if not _is_under(_key(setting), keys)]
         return replace(self, flags=flags, settings=tuple(settings))
 

@@ -26,6 +26,11 @@ class Remedy:
         return f"{self.first}, then {self.command}" if self.first else self.command
 
 
+_SENDERS = ("run", "retry", "check", "estimate")
+_ABOUT_SENDING = ("limits", "retry", "notify")
+"""Tables of a job that say nothing to a command that sends nothing."""
+
+
 def command(verb: str, invocation: str, *options: str) -> str:
     """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already.
 
@@ -44,7 +49,8 @@ def command(verb: str, invocation: str, *options: str) -> str:
         if verb != "run" and meant.job is None and isinstance(output, str):
             invocation = shlex.quote(output)
         else:
-            invocation = str(meant.without(Invocation(settings=settings).keys_set()))
+            needless = () if verb in _SENDERS else _ABOUT_SENDING
+            invocation = str(meant.without({*Invocation(settings=settings).keys_set(), *needless}))
     return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 

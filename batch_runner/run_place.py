@@ -105,7 +105,7 @@ def place_named(name: str) -> RunPlace | None:
     hint = f"name the job file, its output, or the output's {SUFFIX} folder"
     if path.is_dir():
         raise UsageError(f"{name!r} is no run directory: it holds no journal", hint=hint)
-    if path.suffix == SUFFIX or _is_table(path):
+    if path.suffix == SUFFIX or is_table(path):
         there = "" if path.exists() else "; nor is there a file of that name"
         beside = path.name + SUFFIX
         if path.with_name(path.name + META_SUFFIX).exists():
@@ -157,7 +157,8 @@ def _price(fields: Mapping[str, str | None]) -> PriceSpec:
     return PriceSpec(**{name: Decimal(rate) for name, rate in fields.items() if rate is not None})
 
 
-def _is_table(path: Path) -> bool:
+def is_table(path: Path) -> bool:
+    """By its name, which a format goes by."""
     try:
         format_of(path)
     except InputError:

@@ -60,6 +60,12 @@ def test_a_frame_is_run_by_the_call_that_made_it_and_by_no_command():
     assert command("run", flags("input.jsonl")).startswith("batch-runner run --input")
 
 
+def test_a_command_that_sends_nothing_is_not_told_how_to_send():
+    typed = "a.toml --model m2 --concurrency 2 --max-cost 3 --set retry.attempts=2 --set notify.ping_url_env=U"
+    assert command("export", typed) == "batch-runner export a.toml --model m2"
+    assert command("run", typed) == f"batch-runner run {typed}"
+
+
 def test_a_job_of_flags_is_meant_by_its_output_however_long_its_prompt():
     flags = str(
         Invocation(flags={"input": ["in.csv"], "output": "my out.csv", "prompt": "x" * 900})
