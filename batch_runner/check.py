@@ -21,11 +21,11 @@ from batch_runner.notify import ping_url
 from batch_runner.opening import open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
-from batch_runner.plan import requests, unfinished
+from batch_runner.plan import Wanted, requests, unfinished
 from batch_runner.printable import printable
 from batch_runner.progress import ProgressStyle
 from batch_runner.prospect import Prospect, prospect_of
-from batch_runner.records import ANSWERED, Request, RowResult, RowStatus
+from batch_runner.records import ANSWERED, ErrorCode, Request, RowResult, RowStatus
 from batch_runner.redact import MASK
 from batch_runner.summary import RunSummary
 from batch_runner.tables import ignore
@@ -65,8 +65,8 @@ class CheckReport:
     tokens_exact: bool
     uncounted: frozenset[str]
     shown: tuple[Request, ...] = ()
-    probed: Request | None = None
-    """What a probe would send: the first row to send, or else the first that failed."""
+    probed: "Probed | None" = None
+    """None when no row is left to do, or nobody wants to know."""
     columns: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
@@ -132,10 +132,11 @@ class CheckReport:
         }
 
 
-def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
+def check(job: JobSpec, *, is_at_hand: bool = False, for_probe: bool = False) -> CheckReport:
     """The job has been tried as far as that costs nothing.
 
-    `is_at_hand`: the endpoint is our own, and may be asked to count tokens.
+    `is_at_hand`: the endpoint is our own, and may be asked to count tokens. `for_probe`: the row that
+    a probe would send is looked for.
     Raises UsageError for what is wrong with the job itself; what a run would refuse is in the report.
     """
     key_problem = None
@@ -171,7 +172,7 @@ def check(job: JobSpec, *, is_at_hand: bool = False) -> CheckReport:
             tokens_exact=told is not None or counter.exact,
             uncounted=frozenset() if told else frozenset().union(*map(uncounted, bodies)),
             shown=shown,
-            probed=shown[0] if prospect.to_send else _first_failed(work),
+            probed=_probed(work) if for_probe else None,
             columns=plan.columns,
             warnings=(*work.warnings, *_notes(job)),
         )
@@ -187,15 +188,24 @@ def _told_by_endpoint(job: JobSpec, shown: Sequence[Request]) -> list[int] | Non
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """The row that a probe would send."""
+
+    request: Request
+    wanted: Wanted
+    """It is the first of these."""
+    why: str
+    """This row and no other, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
     """One real row, sent: what went out and what came back."""
 
     url: str
     key_source: str
-    request: Request | None
+    probed: Probed | None
     """None when no row is left to do."""
-    is_repeat: bool
-    """No row was left to send, and this is one that failed before."""
     result: RowResult | None
     summary: RunSummary
 
@@ -209,17 +219,17 @@ class ProbeReport:
 
     def lines(self, *, whole: bool = False) -> Iterator[str]:
         """For people; `whole`: with texts of any length."""
-        if self.request is None:
+        if self.probed is None:
             yield "--- probe: no row is left to do"
             return
-        name = f" ({self.request.label})" if self.request.label else ""
-        before = ", which failed before: no other row is left to send" if self.is_repeat else ""
-        yield f"--- probe: row {self.request.row + 1:,}{name}{before}"
+        request = self.probed.request
+        name = f" ({request.label})" if request.label else ""
+        yield f"--- probe: row {request.row + 1:,}{name}, {self.probed.why}"
         yield f"POST {self.url}"
         if not self.key_source.startswith("no key"):
             yield f"authorization: Bearer {MASK} ({self.key_source})"
         yield "content-type: application/json"
-        yield _readable(json.loads(self.request.body), whole=whole)
+        yield _readable(json.loads(request.body), whole=whole)
         if self.result is None:
             yield f"--- no answer: {self.summary.stop_reason}"
             yield from [f"hint: {self.summary.hint}"] * bool(self.summary.hint)
@@ -241,10 +251,12 @@ class ProbeReport:
         return words + written
 
     def to_json(self) -> dict[str, Any]:
-        request, result = self.request, self.result
+        request = None if self.probed is None else self.probed.request
+        result = self.result
         return {
             "url": self.url,
             "row": None if request is None else request.row + 1,
+            "why": None if self.probed is None else self.probed.why,
             "request": None if request is None else json.loads(request.body),
             "status": None if result is None else str(result.status),
             "error_code": None if result is None else result.code,
@@ -255,27 +267,22 @@ class ProbeReport:
 
 
 def probe(job: JobSpec, checked: CheckReport) -> ProbeReport:
-    """The first row that is to be sent has been, or else the first that failed.
-
-    It is kept like any finished row.
-    """
+    """The one row has been sent. It is kept like any finished row."""
     from batch_runner.run_options import RunOptions  # noqa: PLC0415  # check itself sends nothing
     from batch_runner.runner import run  # noqa: PLC0415  # likewise
 
     answers: list[RowResult] = []
-    is_repeat = checked.probed is not None and not checked.to_send
     options = RunOptions(
         limit=1,
         on_result=answers.append,
         progress=ProgressStyle.OFF,
-        wanted=_failed if is_repeat else unfinished,
+        wanted=unfinished if checked.probed is None else checked.probed.wanted,
     )
     summary = run(job, options)
     return ProbeReport(
         url=f"{job.endpoint.base_url}/responses",
         key_source=checked.key_source,
-        request=checked.probed,
-        is_repeat=is_repeat,
+        probed=checked.probed,
         result=answers[0] if answers else None,
         summary=summary,
     )
@@ -305,17 +312,29 @@ def _requests(work: Work) -> Iterator[Request]:
     return (built for row in rows if isinstance(built := work.builder.build(row), Request))
 
 
-def _failed(status: RowStatus, _code: str | None) -> bool:
-    return status is RowStatus.FAILED
+_PROBES: tuple[tuple[Wanted, str], ...] = (
+    (
+        lambda _status, code: code == ErrorCode.BAD_REQUEST,
+        f"the first that failed with {ErrorCode.BAD_REQUEST} before",
+    ),
+    (unfinished, "the first that is to be sent"),
+    (
+        lambda status, _code: status is RowStatus.FAILED,
+        "the first that failed before: no other row is left to send",
+    ),
+)
+"""Which rows a probe may send, best first, and why: one that the endpoint did not accept is what a
+probe is advised for."""
 
 
-def _first_failed(work: Work) -> Request | None:
-    """What the first row asks for that failed and that no run sends by itself; None without one."""
+def _probed(work: Work) -> Probed | None:
     plan = replace(work.plan)
-    plan.choose(work.replay.index, _failed)
-    if not plan.to_send:
-        return None
-    return next(requests(plan, work.table, work.builder, work.replay.index), None)
+    for wanted, why in _PROBES:
+        plan.choose(work.replay.index, wanted)
+        if plan.to_send:
+            for request in requests(plan, work.table, work.builder, work.replay.index):
+                return Probed(request=request, wanted=wanted, why=why)
+    return None
 
 
 def _readable(value: Any, *, whole: bool) -> str:

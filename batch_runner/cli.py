@@ -303,8 +303,8 @@ def _add_specific(made: Mapping[str, argparse.ArgumentParser]) -> None:
         "--only", metavar="CODE[,CODE]", help="only rows with these error codes"
     )
     made["retry"].add_argument(
-        "--include", choices=("incomplete", "refused"), action="append", default=[],
-        help="rows of this status too",
+        "--include", choices=_Several(("incomplete", "refused")), action="append", default=[],
+        help="rows of this status too, or of both: incomplete,refused",
     )  # fmt: skip
     made["status"].add_argument(
         "--watch", action="store_true", help="until the run ends, from before it begins"
@@ -357,6 +357,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-color", action="store_true", help="plain text on a terminal too")
     for action in parser._actions:  # noqa: SLF001  # argparse has no public list
         default_from_environment(parser, action)
+
+
+class _Several(tuple[str, ...]):
+    """Choices of which more than one may be named, behind commas."""
+
+    __slots__ = ()
+
+    def __contains__(self, words: object) -> bool:
+        return isinstance(words, str) and all(
+            super(_Several, self).__contains__(word.strip()) for word in words.split(",")
+        )
 
 
 def _positive(text: str) -> int:

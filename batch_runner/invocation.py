@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from batch_runner.job import JobSpec
 from batch_runner.jobfile import KEYS_OF_FLAGS, Overrides, flag_of, from_here, steps_of
 from batch_runner.jobmapping import PATH_KEYS, placed
 from batch_runner.journal import DamagedManifest, Manifest
@@ -143,8 +144,12 @@ class Invocation:
         )
 
     def without(self, keys: Collection[str]) -> "Invocation":
-        """This one, but for the flags and settings that say one of the keys."""
-        flags = {flag: v for flag, v in self.flags.items() if KEYS_OF_FLAGS[flag] not in keys}
+        """This one, but for the flags and settings that say one of the keys, or part of one."""
+        flags = {
+            flag: value
+            for flag, value in self.flags.items()
+            if not _is_under(KEYS_OF_FLAGS[flag], keys)
+        }
         settings = [setting for setting in self.settings if not _is_under(_key(setting), keys)]
         return replace(self, flags=flags, settings=tuple(settings))
 
@@ -263,6 +268,23 @@ def last_invocation(
     if output is not None and wrote is not None and not is_same_place(output, Path(wrote)):
         return replace(found, flags={**found.flags, "output": str(output)})
     return found
+
+
+def meant_by(job: JobSpec, manifest: Manifest | DamagedManifest | None) -> str:
+    """What to type to mean the last run of a job that somebody named.
+
+    A run that another job file began, as in the folder that this one was copied from, is not that of
+    the job that was named: its input is another, even where the output is the same.
+    """
+    before = last_invocation(manifest, output=job.output_path)
+    named = Invocation.read(job.invocation)
+    if before is None:
+        return job.invocation
+    file = None if named is None else named.job
+    is_of_another = file is not None and (
+        before.job is None or not is_same_place(Path(before.job), Path(file))
+    )
+    return job.invocation if is_of_another else str(before)
 
 
 def is_same_place(one: Path, other: Path) -> bool:

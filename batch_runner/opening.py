@@ -58,6 +58,8 @@ from batch_runner.tables import Table, suggest_delimiter
 from batch_runner.work import Work
 
 
+SAME_FOR_ALL = "the prompt names no column, so every row asks for the same"
+
 log = logging.getLogger("batch_runner")
 
 
@@ -246,7 +248,7 @@ def _oddities(work: Work) -> Iterator[str]:
         records, were = many(plan.bad_count, "record"), "was" if plan.bad_count == 1 else "were"
         yield f"{records} could not be read and {were} left out, the first at {plan.bad[0].place}"
     if plan.rows > 1 and not work.builder.uses_columns:
-        yield "the prompt names no column, so every row asks for the same"
+        yield SAME_FOR_ALL
     if damaged := work.new_damage:
         yield damage_in_words(damaged)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from batch_runner.invocation import Invocation
 from batch_runner.plan import TRANSIENT, WITHOUT_REQUEST
 from batch_runner.records import ErrorCode, RowStatus, other
+from batch_runner.run_place import is_of_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,27 +26,45 @@ class Remedy:
         return f"{self.first}, then {self.command}" if self.first else self.command
 
 
+_SENDERS = ("run", "retry", "check", "estimate")
+_ABOUT_SENDING = ("limits", "retry", "notify")
+"""Tables of a job that say nothing to a command that sends nothing."""
+
+
 def command(verb: str, invocation: str, *options: str) -> str:
     """What to type. `invocation` means the job (`JobSpec.invocation`) and is quoted already.
 
     What the options set takes the place of what it sets. A job without a file may have a prompt of
-    any length: every command but `run` knows it by its output.
+    any length: every command but `run` knows it by its output. A frame is run by Python alone, which
+    writes the input.
     """
     meant = Invocation.read(invocation)
+    settings = tuple(value for flag, value in pairwise(options) if flag == "--set")
+    if meant is not None and verb == "run" and is_of_frame(meant):
+        if "--dry-run" not in options:
+            return _call_again(settings)
+        verb, options = "check", ()
     if meant is not None:
         output = meant.flags.get("output")
         if verb != "run" and meant.job is None and isinstance(output, str):
             invocation = shlex.quote(output)
         else:
-            settings = tuple(value for flag, value in pairwise(options) if flag == "--set")
-            invocation = str(meant.without(Invocation(settings=settings).keys_set()))
+            needless = () if verb in _SENDERS else _ABOUT_SENDING
+            invocation = str(meant.without({*Invocation(settings=settings).keys_set(), *needless}))
     return " ".join(["batch-runner", verb, invocation, *map(shlex.quote, options)])
 
 
-def remedy(code: str, invocation: str) -> Remedy:
+def _call_again(settings: Iterable[str]) -> str:
+    pairs = [f'"{key}": "{value}"' for key, _, value in (one.partition("=") for one in settings)]
+    changed = f", with settings {{{', '.join(pairs)}}}" if pairs else ""
+    return f"make the same call of run_frame again{changed}"
+
+
+def remedy(code: str, invocation: str, *more: str) -> Remedy:
+    """For the rows with one error code; `more` are options that its command has besides."""
     words, verb, options = _REMEDIES.get(code) or _unnamed(code)
     first = _mend([code]) if code in WITHOUT_REQUEST else ""
-    return Remedy(words=words, command=command(verb, invocation, *options), first=first)
+    return Remedy(words=words, command=command(verb, invocation, *more, *options), first=first)
 
 
 def all_pass(codes: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batch_runner.bill import Biller, biller_of, possible_tiers
 from batch_runner.errors import InputError, UsageError
-from batch_runner.invocation import last_invocation
+from batch_runner.invocation import Invocation, last_invocation, meant_by
 from batch_runner.job import META_SUFFIX, JobSpec, PriceSpec
 from batch_runner.journal import DamagedManifest, Manifest, RunDirectory, read_manifest
 from batch_runner.pricing import PriceBook
@@ -17,9 +17,9 @@ from batch_runner.tables.formats import format_of
 
 
 SUFFIX = ".run"
-FRAME_INPUT = "input.jsonl"
+FRAME_INPUT = "frame.jsonl"
 FRAME_OUTPUT = "output.jsonl"
-"""What `run_frame` writes in its run_dir."""
+"""What `run_frame` writes in its run_dir; nobody else has a job from the one to the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def place_of_job(job: JobSpec) -> RunPlace:
         job=job.name,
         path=job.run_path,
         biller=biller_of(job, before=last_prices(manifest)),
-        invocation=str(last_invocation(manifest, output=job.output_path) or job.invocation),
+        invocation=meant_by(job, manifest),
         today=job,
     )
 
@@ -105,7 +105,7 @@ def place_named(name: str) -> RunPlace | None:
     hint = f"name the job file, its output, or the output's {SUFFIX} folder"
     if path.is_dir():
         raise UsageError(f"{name!r} is no run directory: it holds no journal", hint=hint)
-    if path.suffix == SUFFIX or _is_table(path):
+    if path.suffix == SUFFIX or is_table(path):
         there = "" if path.exists() else "; nor is there a file of that name"
         beside = path.name + SUFFIX
         if path.with_name(path.name + META_SUFFIX).exists():
@@ -118,6 +118,15 @@ def place_named(name: str) -> RunPlace | None:
             hint=f"{hint}; before its first run only the job file will do, also for status --watch",
         )
     return None
+
+
+def is_of_frame(invocation: Invocation) -> bool:
+    """`run_frame` described the job: its input is written anew by each call."""
+    output, inputs = invocation.flags.get("output"), invocation.flags.get("input")
+    if invocation.job is not None or not isinstance(output, str) or not isinstance(inputs, list):
+        return False
+    path = Path(output)
+    return path.name == FRAME_OUTPUT and [*map(Path, inputs)] == [path.with_name(FRAME_INPUT)]
 
 
 def output_of(folder: Path) -> Path:
@@ -148,7 +157,8 @@ def _price(fields: Mapping[str, str | None]) -> PriceSpec:
     return PriceSpec(**{name: Decimal(rate) for name, rate in fields.items() if rate is not None})
 
 
-def _is_table(path: Path) -> bool:
+def is_table(path: Path) -> bool:
+    """By its name, which a format goes by."""
     try:
         format_of(path)
     except InputError:

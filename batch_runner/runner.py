@@ -25,7 +25,7 @@ from batch_runner.job import JobSpec
 from batch_runner.journal import Journal, RunDirectory
 from batch_runner.logs import about
 from batch_runner.news import endings_to_send
-from batch_runner.opening import open_work
+from batch_runner.opening import SAME_FOR_ALL, open_work
 from batch_runner.origins import other_endpoints
 from batch_runner.parameters import notes as parameter_notes
 from batch_runner.plan import UNSENDABLE, Plan, unfinished
@@ -150,6 +150,9 @@ def _settle(work: Work, options: RunOptions) -> None:
         )  # fmt: skip
     if work.plan.to_send:
         _note_parameters(work.job)
+        if SAME_FOR_ALL in work.warnings and not options.dry_run:
+            # At the end it is said, too, but then each row has been paid for.
+            log.warning("note: %s", SAME_FOR_ALL, extra={"event": "note"})
 
 
 def _dispatch(

@@ -8,7 +8,7 @@ from batch_runner.bill import source_of
 from batch_runner.changes import journal_gone, other_model
 from batch_runner.errors import GO_ON
 from batch_runner.findings import Findings
-from batch_runner.invocation import last_invocation
+from batch_runner.invocation import meant_by
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.meta import limits_told, read_meta
 from batch_runner.outset import endings_of, places_of
@@ -44,10 +44,9 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     """The summary that a run would give if it ended now without a call; times are those of all runs."""
     courses = findings.courses
     started, last = courses[0].started_at, courses[-1].run
-    before = last_invocation(work.before, output=work.job.output_path)
     summary = replace(
         summary_of_plan(work),
-        invocation=str(before or work.job.invocation),
+        invocation=meant_by(work.job, work.before),
         run_id=work.run_id if last is None else last.run_id,
         started_at=work.started_at if started is None else started,
         elapsed_seconds=sum(course.seconds for course in courses),

@@ -10,9 +10,9 @@ from typing import Any
 from batch_runner.amounts import commonest, duration, many, pace, percent, tokens_in_words
 from batch_runner.bill import Bill
 from batch_runner.changes import journal_gone
-from batch_runner.drift import asked_by_flags, is_other_input, request_drift
+from batch_runner.drift import asked_by_flags, has_other_input, request_drift
 from batch_runner.gauge import WINDOW_SECONDS, Gauge
-from batch_runner.invocation import last_invocation
+from batch_runner.invocation import last_invocation, meant_by
 from batch_runner.journal import DamagedManifest, Holder, Manifest, damage_in_words, is_locked
 from batch_runner.meta import notes_of
 from batch_runner.money_view import CAUSES, bound_words
@@ -55,7 +55,8 @@ class Status:
     """Who is running it now."""
     ended_in_order: bool | None = None
     """Whether the last run did; None when there was none."""
-    input_changed: bool = False
+    input_changed: bool | None = False
+    """None: its files are copies, or were written since, and nobody knows what they held."""
     request_changed: str = ""
     """In words, what the job of today asks otherwise than the last run did, with the same flags."""
     asked_by_flags: str = ""
@@ -114,6 +115,11 @@ class Status:
         return min(for_good, self._own_rows - (self.to_send or 0))
 
     @property
+    def _may_differ(self) -> bool:
+        """The rows of the input may be others than those that were counted."""
+        return self.input_changed is not False
+
+    @property
     def _own_rows(self) -> int:
         """Rows of the input with a call of their own."""
         return (self.rows or 0) - self.sharing
@@ -156,7 +162,7 @@ class Status:
         total = self._own_rows
         share = f" ({percent(self.ended, total)})" if total else ""
         words = [f"{self.job}: {self.ended:,} of {many(total, 'row')} ended{share}"]
-        if self.holder is None and (self.request_changed or self.input_changed or self.moved_on):
+        if self.holder is None and (self.request_changed or self._may_differ or self.moved_on):
             words[0] += " when it was last run"
         if self.to_send:
             words.append(f"{self.to_send:,} to send")
@@ -169,8 +175,13 @@ class Status:
         if self.moved_on:
             yield f"  since    {one_line(self.moved_on, LONGEST_REASON)}"
         changed = [self.request_changed] if self.request_changed else []
-        if self.input_changed:
-            changed.append("the input has changed: these are the rows of before")
+        if self._may_differ:
+            how = (
+                "has changed"
+                if self.input_changed
+                else "may have changed (its files have other times)"
+            )
+            changed.append(f"the input {how}: these are the rows of before")
         if changed:
             yield f"  since    {'; '.join(changed)}"
             if self.today is not None:
@@ -319,7 +330,7 @@ def read_status(
         lost=len(gauge.lost(is_running=holder is not None)),
         holder=holder,
         ended_in_order=gauge.ended_in_order,
-        input_changed=manifest is not None and is_other_input(manifest, outset, job),
+        input_changed=manifest is not None and has_other_input(manifest, outset, job),
         request_changed=drift,
         asked_by_flags=flags,
         alone=None if place.alone is None else place.alone.invocation,
@@ -339,6 +350,8 @@ def read_status(
 
 def _invocation(place: RunPlace, manifest: Manifest | DamagedManifest | None) -> str | None:
     """That of the last run, which a watcher may have waited for."""
+    if place.invocation is not None and place.today is not None:
+        return meant_by(place.today, manifest)
     last = last_invocation(manifest, output=output_of(place.path))
     return str(last) if last is not None and place.invocation is not None else place.invocation
 

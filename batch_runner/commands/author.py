@@ -8,7 +8,7 @@ from batch_runner.errors import JobError, UsageError
 from batch_runner.invocation import Invocation, is_same_place, last_invocation
 from batch_runner.job import Given, JobSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
-from batch_runner.run_place import output_of, run_folder
+from batch_runner.run_place import SUFFIX, is_table, output_of, run_folder
 
 
 READERS = ("status", "export", "reparse", "convert", "report", "costs", "verify")
@@ -65,11 +65,18 @@ class Author:
         return "a job given by flags" if self.invocation.job is None else repr(self.invocation.job)
 
     @property
+    def _wrote(self) -> Path | None:
+        """Where the output lay when it was written, if that is another place than now."""
+        wrote = self.manifest.job.get("output")
+        return None if wrote is None or is_same_place(Path(wrote), self.output) else Path(wrote)
+
+    @property
     def _since(self) -> str:
         """What became of the output after it was written."""
-        wrote = self.manifest.job.get("output")
-        is_there = wrote is None or is_same_place(Path(wrote), self.output)
-        return "" if is_there else "; since then it was copied or moved"
+        if self._wrote is None:
+            return ""
+        what = "it" if self.output.exists() else f"the folder {str(self.folder)!r}"
+        return f"; since then {what} was copied or moved"
 
     def check_writes(self, job: JobSpec, command: str) -> None:
         """Raise MovedOnError unless `job` writes to the folder: else other rows would take its place."""
@@ -88,9 +95,23 @@ class Author:
         )
 
     def _ways(self, command: str) -> str:
-        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(str(self.output))}"
-        back = "" if self.invocation.job is None else "put the job file back, or "
+        output, back = self.output, ""
+        if (wrote := self._wrote) is None:
+            back = "put the job file back, or " if self.invocation.job is not None else ""
+        elif not output.exists():  # its folder means nothing beside no output
+            home = wrote.with_name(wrote.name + SUFFIX)
+            if home.parent.is_dir() and not home.exists():
+                return f"put the folder back: {_mv(self.folder, home)}"
+            if not is_table(output):  # as which `-o` takes it
+                output = output.with_name(output.name + "".join(wrote.suffixes))
+                new = output.with_name(output.name + SUFFIX)
+                back = f"name the folder after an output ({_mv(self.folder, new)}), and "
+        named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(str(output))}"
         return f"{back}name a job for it: batch-runner {command} {named}"
+
+
+def _mv(source: Path, target: Path) -> str:
+    return f"mv {shlex.quote(str(source))} {shlex.quote(str(target))}"
 
 
 def author_named(typed: Invocation, *, command: str) -> Author | None:

@@ -59,7 +59,7 @@ def check(arguments: argparse.Namespace) -> int:
     from batch_runner.check import probe
 
     with described_job(arguments) as job:
-        report = look_over(job, is_at_hand=arguments.local)
+        report = look_over(job, is_at_hand=arguments.local, for_probe=arguments.probe)
         problem = report.key_problem or report.refusal
         probed = probe(job, report) if arguments.probe and problem is None else None
     if arguments.json:

@@ -2,15 +2,18 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 
 from batch_runner import logs
 from batch_runner.commands.described import described_job, local_stays_needed
 from batch_runner.commands.stdout import print_json
 from batch_runner.errors import UsageError
+from batch_runner.invocation import Invocation
 from batch_runner.journal import LockPolicy
 from batch_runner.plan import Dedupe, Wanted, unfinished
 from batch_runner.progress import ProgressStyle
-from batch_runner.records import ErrorCode, RowStatus
+from batch_runner.records import ErrorCode, RowStatus, other
+from batch_runner.remedy import remedy
 from batch_runner.run_options import FailOn, OnChange, RunOptions
 from batch_runner.spelling import did_you_mean
 
@@ -29,7 +32,14 @@ def retry(arguments: argparse.Namespace) -> int:
 def _failed_rows(arguments: argparse.Namespace) -> Wanted:
     """Which rows `retry` sends: all failed ones, or those with the codes named."""
     only = _codes(arguments.only) if arguments.only else None
-    statuses = {RowStatus.FAILED, *(RowStatus(name) for name in arguments.include)}
+    statuses = {RowStatus.FAILED, *map(RowStatus, _words(arguments.include))}
+    for code in sorted(only or ()):
+        if (status := _NEVER_FAILED.get(code, RowStatus.FAILED)) not in statuses:
+            way_out = remedy(code, str(Invocation.of(arguments)), "--only", arguments.only)
+            log.warning(
+                "note: --only %s names rows that are %s, not failed; --include %s sends them: %s",
+                code, status, status, way_out.command, extra={"event": "note"},
+            )  # fmt: skip
 
     def wanted(status: RowStatus, code: str | None) -> bool:
         if status not in statuses:
@@ -39,8 +49,21 @@ def _failed_rows(arguments: argparse.Namespace) -> Wanted:
     return wanted
 
 
+_NEVER_FAILED = {
+    ErrorCode.MAX_OUTPUT_TOKENS: RowStatus.INCOMPLETE,
+    ErrorCode.CONTENT_FILTER: RowStatus.INCOMPLETE,
+    other("refusal"): RowStatus.REFUSED,
+}
+"""Codes of rows with an answer, if not a full one."""
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    """Of an option that takes several behind commas, and may be repeated."""
+    return [word.strip() for text in texts for word in text.split(",")]
+
+
 def _codes(text: str) -> frozenset[str]:
-    codes = frozenset(word.strip() for word in text.split(","))
+    codes = frozenset(_words([text]))
     for code in sorted(codes - {*ErrorCode}):
         if not code.startswith("other:"):
             raise UsageError(

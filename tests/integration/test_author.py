@@ -102,6 +102,28 @@ def test_an_output_that_was_copied_or_moved_is_no_longer_of_its_job(place, words
     assert not place.sent()
 
 
+@pytest.mark.parametrize("words", TAKERS, ids=" ".join)
+def test_a_run_folder_that_was_renamed_alone_is_to_be_put_back(place, words):
+    place.run("m.toml", url=place.server.url)
+    home, other = place.folder / "out1.csv.run", place.folder / "other.run"
+    home.rename(other)
+    ran = place.cli(words[0], "other.run", *words[1:])
+    assert ran.code == 2
+    assert "since then the folder 'other.run' was copied or moved\n" in ran.err
+    assert ran.err.endswith("hint: put the folder back: mv other.run out1.csv.run\n")
+    assert not place.sent()
+
+
+def test_a_copy_of_a_run_folder_is_advised_a_name_that_can_be_typed(place):
+    place.run("m.toml", url=place.server.url)
+    shutil.copytree(place.folder / "out1.csv.run", place.folder / "other.run")
+    told = place.cli("report", "other.run").err
+    way = "(mv other.run other.csv.run), and name a job for it: batch-runner report JOB -o "
+    assert told.endswith(f"{way}other.csv\n")
+    (place.folder / "other.run").rename(place.folder / "other.csv.run")
+    assert "1 ok" in place.cli("report", "m.toml", "-o", "other.csv").out
+
+
 def test_an_output_named_by_the_environment_of_the_run_is_not_guessed_without_it(place):
     place.run("m.toml", url=place.server.url, BATCH_RUNNER_OUTPUT="night.csv")
     before = place.files()

@@ -586,6 +586,11 @@ def test_retry_sends_failed_rows_and_only_those_asked_for(work):
 
     assert work("retry", "--only", "content_filter,timeout") == 3
     assert work.calls() == 0
+    assert (
+        "--only content_filter names rows that are incomplete, not failed; --include incomplete sends "
+        "them: batch-runner retry job.toml --only content_filter,timeout --include incomplete\n"
+    ) in work.ran.err
+    assert "timeout names" not in work.ran.err
     assert work("retry", "--only", "bad_request") == 3
     assert work.calls() == 1
     assert work("retry", "--only", "bad_request", "--include", "incomplete") == 3
@@ -594,6 +599,9 @@ def test_retry_sends_failed_rows_and_only_those_asked_for(work):
     assert work.calls() == 2
     assert work("retry", "--include", "refused") == 3
     assert work.calls() == 2
+    assert work("retry", "--only", "content_filter", "--include", "refused, incomplete") == 3
+    assert "names rows" not in work.ran.err
+    assert work.calls() == 1
     assert work.cells()[3] == "incomplete"
 
 

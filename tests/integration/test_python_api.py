@@ -392,6 +392,22 @@ def test_the_folder_of_a_frame_is_known_to_every_command_and_its_advice_can_be_t
     assert calls(fault_server) == asked, "what the command line asked is the answer of the frame"
 
 
+def test_a_frame_with_empty_cells_is_mended_in_python_and_not_in_a_file_of_ours(
+    frame, ask, main_cli
+):
+    ask(frame)
+    again = "-> fill the empty cells, then make the same call of run_frame again\n"
+    assert again in main_cli("report", "frame.run").out
+    assert again in main_cli("status", "frame.run").out
+    ask(frame.assign(body=list("abcde")), limit=2, on_change="rerun")
+    main_cli("retry", "frame.run")
+    for command in ("report", "status"):
+        told = main_cli(command, "frame.run").out
+        assert "-> make the same call of run_frame again\n" in told, "3 rows are still to be sent"
+        assert "frame.jsonl" not in told
+        assert "batch-runner run " not in told
+
+
 def test_a_run_with_overrides_is_known_by_its_output(job_path, main_cli, fault_server):
     given = {"output.path": str(job_path.with_name("local.csv")), "request.model": "m2"}
     prices = {"prices.m2": {"input": 0, "output": Decimal("2.5")}, "limits.concurrency": 3}

@@ -152,16 +152,37 @@ def test_a_probe_of_a_row_that_fails_says_why(job, main_cli, fault_server):
     assert "failed bad_request" in ran.out
 
 
-def test_a_probe_takes_the_first_failed_row_when_none_is_left_to_send(job, main_cli, fault_server):
+def test_a_probe_takes_the_row_that_was_not_accepted_before_rows_still_to_send(
+    job, main_cli, fault_server
+):
     """`run` and `report` advise a probe for rows that failed with HTTP 400."""
-    fault_server.misbehave("400", match={"input_contains": "text 3"})
+    fault_server.misbehave("400", match={"input_contains": "text 1"})
+    assert main_cli("run", "job.toml", "-q", "-n", "3", MY_API_KEY=KEY).code == 3
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert "2 to send" in ran.out
+    assert "--- probe: row 2 (1), the first that failed with bad_request before\n" in ran.out
+    assert '"input": "Sum: text 1"' in ran.out.partition("--- probe")[2]
+    assert calls(fault_server) == 4
+    fault_server.misbehave(None)
+    main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
+    assert "--- probe: row 4 (3), the first that is to be sent\n" in ran.out
+    assert calls(fault_server) == 6
+
+
+def test_a_probe_takes_the_first_failed_row_when_none_is_left_to_send(job, main_cli, fault_server):
+    fault_server.misbehave("empty", match={"input_contains": "text 3"})
     assert main_cli("run", "job.toml", "-q", MY_API_KEY=KEY).code == 3
+    before = calls(fault_server)
     ran = main_cli("check", "job.toml", "--probe", MY_API_KEY=KEY)
     assert ran.code == 3
-    assert "--- probe: row 4 (3), which failed before: no other row is left to send" in ran.out
+    assert (
+        "--- probe: row 4 (3), the first that failed before: no other row is left to send"
+        in ran.out
+    )
     assert '"input": "Sum: text 3"' in ran.out.partition("--- probe")[2]
-    assert "failed bad_request" in ran.out
-    assert calls(fault_server) == 6
+    assert "failed empty_output" in ran.out
+    assert calls(fault_server) > before
     fault_server.misbehave(None)
     told = json.loads(main_cli("check", "job.toml", "--probe", "--json", MY_API_KEY=KEY).out)
     assert (told["probe"]["row"], told["probe"]["status"]) == (4, "ok")

@@ -131,6 +131,13 @@ def test_the_environment_gives_options_and_flags_win(parsed):
     assert parsed("retry", INCLUDE="incomplete,refused").include == ["incomplete", "refused"]
 
 
+def test_a_list_that_names_something_else_is_refused_like_a_single_word(main_cli):
+    ran = main_cli("retry", "job.toml", "--include", "incomplete,refuse")
+    assert ran.code == 2
+    assert "invalid choice: 'incomplete,refuse'" in ran.err
+    assert "choose from incomplete, refused" in ran.err
+
+
 def test_what_is_dangerous_is_typed_and_not_inherited(parsed):
     assert parsed("run", FRESH="1", YES="1").fresh is False
     assert parsed("run").yes is False

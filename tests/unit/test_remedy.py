@@ -45,6 +45,27 @@ def test_what_an_advice_sets_is_not_said_a_second_time(typed, told):
     assert words == f"batch-runner retry {told} {more}"
 
 
+def test_a_frame_is_run_by_the_call_that_made_it_and_by_no_command():
+    def flags(source):
+        typed = {"input": [f"f.run/{source}"], "output": "f.run/output.jsonl", "prompt": "x"}
+        return str(Invocation(flags=typed))
+
+    frame = flags("frame.jsonl")
+    assert command("run", frame) == "make the same call of run_frame again"
+    assert remedy(ErrorCode.TIMEOUT, frame).command == (
+        'make the same call of run_frame again, with settings {"endpoint.timeout": "20m"}'
+    )
+    assert command("run", frame, "--dry-run") == "batch-runner check f.run/output.jsonl"
+    assert command("retry", frame) == "batch-runner retry f.run/output.jsonl"
+    assert command("run", flags("input.jsonl")).startswith("batch-runner run --input")
+
+
+def test_a_command_that_sends_nothing_is_not_told_how_to_send():
+    typed = "a.toml --model m2 --concurrency 2 --max-cost 3 --set retry.attempts=2 --set notify.ping_url_env=U"
+    assert command("export", typed) == "batch-runner export a.toml --model m2"
+    assert command("run", typed) == f"batch-runner run {typed}"
+
+
 def test_a_job_of_flags_is_meant_by_its_output_however_long_its_prompt():
     flags = str(
         Invocation(flags={"input": ["in.csv"], "output": "my out.csv", "prompt": "x" * 900})

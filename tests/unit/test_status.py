@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from decimal import Decimal
@@ -578,6 +579,43 @@ def test_a_file_that_has_come_to_a_folder_is_a_change_of_the_input(run, main_cli
     late.unlink()
     (tmp_path / "inbox" / "bad.csv").write_text("body\nmended\n")
     assert "the input has changed:" in since(main_cli("status", "job.toml").out)
+
+
+def test_files_with_other_times_have_not_changed_where_their_bytes_are_known(
+    run, main_cli, tmp_path
+):
+    run()
+    source = tmp_path / "in.csv"
+    text = source.read_text()
+    os.utime(source, (1, 1))
+    for name in ("job.toml", "out.csv"):
+        assert since(main_cli("status", name).out) == ""
+    assert json.loads(main_cli("status", "job.toml", "--json").out)["input_changed"] is False
+    source.write_text(text.replace("one", "eno"))
+    assert "the input has changed:" in since(main_cli("status", "job.toml").out)
+
+
+def test_files_with_other_times_may_have_changed_where_labels_name_their_rows(
+    run, main_cli, tmp_path
+):
+    job = tmp_path / "job.toml"
+    job.write_text(job.read_text() + 'input.key = "body"\n')
+    run()
+    os.utime(tmp_path / "in.csv", (1, 1))
+    told = since(main_cli("status", "job.toml").out)
+    assert "the input may have changed (its files have other times):" in told
+    assert DRY_RUN in told
+    assert json.loads(main_cli("status", "job.toml", "--json").out)["input_changed"] is None
+
+
+def test_a_copied_folder_is_advised_its_own_job(run, main_cli, tmp_path):
+    run("--set", "retry.attempts=2")
+    copy = shutil.copytree(tmp_path, tmp_path / "copy")
+    main_cli.folder = copy
+    for told in (main_cli("status", "job.toml").out, main_cli("report", "job.toml").out):
+        assert "1 bad_request     -> batch-runner retry job.toml\n" in told
+        assert str(tmp_path / "job.toml") not in told
+        assert "the input has changed" not in told
 
 
 def test_a_job_that_has_moved_on_is_not_advised_for_the_output_it_left(run, main_cli, tmp_path):
