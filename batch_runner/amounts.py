@@ -69,23 +69,26 @@ def share(part: float, whole: float) -> str:
     return f"{exact:.1f}%" if 0 < exact < 100 else f"{exact:.0f}%"
 
 
-def dollars(amount: Decimal | None) -> str:
-    """`$8.43`; small amounts keep three significant digits; `unknown` for None."""
-    return "unknown" if amount is None else _dollars(amount, ROUND_HALF_EVEN)
+def dollars(amount: Decimal | None, places: int | None = None) -> str:
+    """`$8.43`; small amounts keep three significant digits, or `places`; `unknown` for None."""
+    return "unknown" if amount is None else _dollars(amount, ROUND_HALF_EVEN, places)
 
 
-def dollars_at_most(amount: Decimal | None) -> str:
+def dollars_at_most(amount: Decimal | None, places: int | None = None) -> str:
     """Like `dollars`, rounded up: a bound must not be rounded down. `no bound` for None."""
-    return "no bound" if amount is None else _dollars(amount, ROUND_UP)
+    return "no bound" if amount is None else _dollars(amount, ROUND_UP, places)
 
 
-def dollars_at_least(amount: Decimal | None) -> str:
+def dollars_at_least(amount: Decimal | None, places: int | None = None) -> str:
     """Likewise, rounded down: so are all costs that are known, beside bounds or without any."""
-    return "unknown" if amount is None else _dollars(amount, ROUND_DOWN)
+    return "unknown" if amount is None else _dollars(amount, ROUND_DOWN, places)
 
 
-def _dollars(amount: Decimal, rounding: str) -> str:
-    return f"${_rounded(amount, rounding):,.{decimals(amount, rounding)}f}"
+def _dollars(amount: Decimal, rounding: str, places: int | None) -> str:
+    if places is None:
+        places = decimals(amount, rounding)
+        amount = _rounded(amount, rounding)
+    return f"${amount.quantize(Decimal(1).scaleb(-places), rounding=rounding):,.{places}f}"
 
 
 def decimals(amount: Decimal, rounding: str) -> int:

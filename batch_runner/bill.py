@@ -123,6 +123,14 @@ class Bill:
     def unknown_calls(self) -> int:
         return self.unknown.total()
 
+    @property
+    def told(self) -> tuple[int | None, int | None]:
+        """Tokens in and out; None where there were calls that may have taken some, and none told."""
+        untold = self.unknown_calls + self.tokens.unreported
+        if untold and self.answered == self.tokens.unreported:
+            return self.tokens.input or None, self.tokens.output or None
+        return self.tokens.input, self.tokens.output
+
     def merge(self, other: "Bill") -> None:
         self.calls += other.calls
         self.answered += other.answered
@@ -145,14 +153,15 @@ class Bill:
 
     def to_json(self) -> dict[str, Any]:
         """Dollars as numbers, and once more as text, which is exact."""
+        tokens_in, tokens_out = self.told
         return {
             "calls_sent": self.calls,
             "calls_answered": self.answered,
             "calls_unknown": {str(cause): n for cause, n in sorted(self.unknown.items())},
             "tokens": {
-                "input": self.tokens.input,
+                "input": tokens_in,
                 "cached": self.tokens.cached,
-                "output": self.tokens.output,
+                "output": tokens_out,
                 "reasoning": self.tokens.reasoning,
                 "unreported_calls": self.tokens.unreported,
             },

@@ -90,6 +90,8 @@ class CostReport:
     groups: tuple[Group, ...]
     """Sorted by their keys."""
     total: Group
+    runs: int = 1
+    """That made the calls."""
     notes: tuple[str, ...] = ()
 
 
@@ -124,6 +126,7 @@ def costs(
     keys = _keys(by)
     first, last = _day(since, "--since"), _day(until, "--until")
     groups: dict[tuple[str, ...], Group] = {}
+    runs: set[str] = set()
     notes = []
     for ledger in _ledgers(places):
         if ledger.path.is_dir() and is_locked(RunDirectory(ledger.path)):
@@ -132,6 +135,7 @@ def costs(
             day = fields[By.DAY]
             if (first and day < first) or (last and (day > last or day == _UNKNOWN)):
                 continue
+            runs.add(fields[By.RUN])
             names = tuple(fields[key] for key in keys)
             groups.setdefault(names, Group(keys=names)).merge(entry)
     total = Group(keys=("total",))
@@ -141,6 +145,7 @@ def costs(
         by=keys,
         groups=tuple(groups[names] for names in sorted(groups)),
         total=total,
+        runs=len(runs),
         notes=tuple(notes),
     )
 

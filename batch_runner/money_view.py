@@ -77,10 +77,13 @@ def cost_in_words(bill: Bill) -> str:
     )
 
 
-def bound_words(bill: Bill) -> str:
-    """`$8.43` where all is known; else `at least $8.54, at most $8.56`. A bound of zero says nothing."""
-    least, most = bounds(bill)
-    if least == most:
+def bound_words(bill: Bill, shown: tuple[str, str | None] | None = None) -> str:
+    """`$8.43` where all is known; else `at least $8.54, at most $8.56`. A bound of zero says nothing.
+
+    `shown`: the two as a table beside it has them.
+    """
+    least, most = shown or bounds(bill)
+    if is_whole(bill) or least == most:
         return least
     upper = NO_BOUND if most is None else f"at most {most}"
     if bill.at_least:
@@ -91,11 +94,11 @@ def bound_words(bill: Bill) -> str:
 NO_BOUND = "no upper bound"
 
 
-def at_most_words(amount: Decimal | None) -> str:
+def at_most_words(amount: Decimal | None, places: int | None = None) -> str:
     """What calls may have cost, or may come to cost; None has no bound."""
     if amount is None:
         return NO_BOUND
-    return f"at most {dollars_at_most(amount)}" if amount else "free of charge"
+    return f"at most {dollars_at_most(amount, places)}" if amount else "free of charge"
 
 
 def _why_unbounded(bill: Bill) -> Iterator[str]:
@@ -129,10 +132,7 @@ def _part(name: str, tokens: int | None, whole: int) -> tuple[str, str, str, str
 def bounds(bill: Bill) -> tuple[str, str | None]:
     """At least, at most: rounded away from each other, so that the truth stays between them.
 
-    What is known is rounded down also where that is all: a run that told everything costs the same
-    beside one that did not.
+    So they are where both are the same amount: what is known is rounded down, and no bound is.
     """
-    least = dollars_at_least(bill.at_least)
-    if is_whole(bill):
-        return least, least
-    return least, None if bill.at_most is None else dollars_at_most(bill.at_most)
+    most = None if bill.at_most is None else dollars_at_most(bill.at_most)
+    return dollars_at_least(bill.at_least), most

@@ -227,7 +227,8 @@ def test_a_row_that_was_sent_again_is_told_from_another_row(job_in, server, main
     run(load_job(main_cli.folder / "job.toml"), RunOptions(fresh=True))
     ran = main_cli("costs", "job.toml")
     assert ran.out.splitlines()[0].split()[1] == "results"
-    assert "results: a row has one for each time it was sent; 4 were of rows sent before" in ran.out
+    assert "results: a row has one for each time it was sent" in ran.out
+    assert "prompt changes: 3 of new requests, 4 of requests sent before\n" in ran.out
     said = json.loads(main_cli("costs", "job.toml", "--json").out)
     assert (said["total"]["results"], said["results_of_rows_sent_again"]) == (7, 4)
 

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -99,11 +100,58 @@ def test_what_a_table_shows_adds_up(bills):
         parts = [read(one[column]) for one in shown]
         assert sum(parts) == read(total[column])
         for part, one in zip(parts, groups, strict=True):
-            assert abs(part - getattr(one.bill, exact)) < 2 * unit
+            assert abs(part - getattr(one.bill, exact)) < unit
+            assert column != "at most" or part >= one.bill.at_most
     bill = whole.total.bill
-    assert read(total["cost"]) <= bill.listed or is_whole(bill)
-    assert read(total["at most"]) >= bill.at_most or is_whole(bill)
+    assert read(total["cost"]) <= bill.listed
+    below = [line for line in cost_lines(whole) if line.startswith("in all")]
+    assert bool(below) == (not is_whole(bill))
+    assert all(line.endswith(f"at most {total['at most']}") for line in below)
     assert all(read(one["cost"]) <= read(one["at most"]) for one in shown)
+
+
+@pytest.mark.parametrize("amount", ["0.00148625", "0.18869425", "0.0999999"])
+def test_a_bound_is_never_below_the_truth_also_where_all_is_known(amount):
+    for groups in ([group("a", dollars=amount)], [group(n, dollars=amount) for n in "abc"]):
+        *shown, total = _money(report(*groups))
+        for cells, one in zip([*shown, total], [*groups, report(*groups).total], strict=True):
+            assert read(cells["cost"]) <= read(cells["at most"]) >= one.bill.listed
+
+
+def test_below_the_table_sums_have_as_many_digits_as_in_it():
+    """Of half a cent, and of twelve cents beside it, three digits each would differ in number."""
+    lost = {"unknown": Counter({UnknownBilling.CRASH: 1}), "unknown_at_most": Decimal("0.00494")}
+    told = "\n".join(cost_lines(report(group("a", dollars="0.0075", **lost))))
+    assert told.count("$0.01244") == 3, "twice in the table, and in all"
+    cheap = group("a", dollars="0.18869425")
+    cheap.cheaper["batch"] = Alternative(
+        usd=Decimal("0.094347125"), instead_of=Decimal("0.18869425")
+    )
+    assert "cost about $0.094 instead of $0.188" in "\n".join(cost_lines(report(cheap)))
+
+
+def test_tokens_that_no_call_of_a_group_told_are_not_zero():
+    lost = Bill(calls=12, unknown=Counter({UnknownBilling.TIMEOUT: 12}), unbounded=12)
+    silent = Group(keys=("failed",), results=3, bill=lost)
+    whole = report(silent, by=(By.STATUS,))
+    assert (_counts(silent)["in"], _counts(silent)["out"]) == ("", "")
+    assert cost_frame(whole)["input_tokens"][0] is None
+    assert cost_csv(whole).splitlines()[1].startswith("failed,3,12,,,,,")
+    assert cost_json(whole)["total"]["tokens"]["output"] is None
+    refused = report(Group(keys=("failed",), results=3, bill=Bill(calls=3)))
+    assert cost_json(refused)["total"]["tokens"]["input"] == 0, "it is known that they took none"
+
+
+def test_results_of_edited_rows_are_explained():
+    again = group("a")
+    again.results, again.again = 69, 5
+    [told] = [line for line in cost_lines(report(again)) if line.startswith("results")]
+    assert told.endswith("64 of new requests, 5 of requests sent before")
+    assert "edited" in told
+    several = replace(report(group("a")), runs=2)
+    [told] = [line for line in cost_lines(several) if line.startswith("results")]
+    assert told.endswith(": 2 of new requests")
+    assert not any(line.startswith("results") for line in cost_lines(report(group("a"))))
 
 
 def test_what_rounding_leaves_of_the_bound_is_shared_too():
@@ -127,9 +175,9 @@ def test_a_group_costs_what_its_own_report_says_also_beside_one_with_calls_in_do
         assert total["cost"] == "$0.0075960"
 
 
-def test_a_total_is_at_most_what_its_report_says():
+def test_a_total_costs_what_its_report_says():
     [_, total] = _money(report(group("a", dollars="0.0999999")))
-    assert (total["cost"], total["at most"]) == ("$0.0999", "$0.0999")
+    assert (total["cost"], total["at most"]) == ("$0.0999", "$0.1000")
 
 
 def read(dollars):

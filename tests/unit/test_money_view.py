@@ -118,6 +118,12 @@ def test_what_is_known_reads_the_same_alone_and_beside_calls_in_doubt():
     assert bound_words(silent) == "at least $0.00759, at most $0.00760"
 
 
+def test_a_bound_is_rounded_up_where_it_is_the_cost_too():
+    known = Bill(calls=29, answered=29, answers=Decimal("0.00148625"))
+    assert bound_words(known) == "$0.00148"
+    assert bounds(known) == ("$0.00148", "$0.00149")
+
+
 def test_no_bound_of_zero_is_named():
     assert at_most_words(Decimal(0)) == "free of charge"
     free = Bill(calls=2, answered=1, unknown=Counter({UnknownBilling.TIMEOUT: 1}))
