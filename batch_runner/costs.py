@@ -212,8 +212,8 @@ def _of_result(ledger: _Ledger, result: RowResult) -> Group:
             match = prices.resolve(
                 billed.model, asked=result.asked_model, service_tier=tier, at=billed.at
             )
-            if match is None or match.matched_by is MatchedBy.OVERRIDE:
-                continue  # the job's own prices know no tiers
+            if match is None or match.matched_by in (MatchedBy.OVERRIDE, MatchedBy.LOCAL):
+                continue  # the job's own prices know no tiers, nor does this machine
             quote = prices.quote(replace(billed, service_tier=tier), asked=result.asked_model)
             if quote.dollars is not None and Doubt.UNKNOWN_TIER not in quote.doubts:
                 alternative = group.cheaper.setdefault(tier, Alternative())

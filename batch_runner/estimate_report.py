@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from batch_runner.amounts import count, dollars, dollars_at_most, duration, many
+from batch_runner.amounts import count, dollars, dollars_at_least, dollars_at_most, duration, many
 from batch_runner.estimate import Point, Range, describe
 from batch_runner.estimated import ASSUMED, MEASURED, Estimate, Sample
 from batch_runner.expectation import Expectation
@@ -59,7 +59,7 @@ def _limits(found: Estimate) -> Iterator[str]:
     typed = [None if n is None else dollars_at_most(n).lstrip("$").replace(",", "")
              for n in (enough, room)]  # fmt: skip
     if enough and (limit is None or limit < enough) and typed[0] != typed[1]:
-        yield f"limit    --max-cost {typed[0]} {_ENOUGH}"
+        yield f"limit    --max-cost {typed[0]} {_enough(found, enough)}"
     if room and (limit is None or limit < room):
         yield f"limit    --max-cost {typed[1]} {_ROOM}"
     each, calls = found.set_aside_each, found.most_in_flight
@@ -72,7 +72,18 @@ def _limits(found: Estimate) -> Iterator[str]:
 
 
 _ROOM = "leaves room: likely it is not reached, and no call waits for it"
-_ENOUGH = "is likely enough: the last calls may have to wait for one another"
+
+
+def _enough(found: Estimate, limit: Decimal) -> str:
+    """What a limit does that is likely not reached: whether only the last calls wait, or all do."""
+    each, most = found.set_aside_each, found.most_in_flight
+    at_first = int(limit / each) if each else most
+    if at_first >= most:
+        return "is likely enough: the last calls may have to wait for one another"
+    return (
+        f"is likely enough, but from the start calls may wait: of {most:,} at a time there is room "
+        f"for about {at_first:,} of the largest"
+    )
 
 
 def _sufficing(found: Estimate, limit: Decimal) -> str:
@@ -81,7 +92,7 @@ def _sufficing(found: Estimate, limit: Decimal) -> str:
     if not room or not enough:
         return ""
     if limit >= enough:
-        return f", and {_ROOM if limit >= room else _ENOUGH}"
+        return f", and {_ROOM if limit >= room else _enough(found, limit)}"
     if rows is None or rows >= found.rows_left:
         return ", and may be too little"
     if not rows:
@@ -153,8 +164,9 @@ def _dedupe(found: Estimate) -> str:
     rows = f"{many(same, 'row')} {'asks' if same == 1 else 'ask'} for the same as another"
     if saved is None:
         return f"{rows}: --dedupe would save so many calls, {dollars(found.repeats.input_usd)} of input alone"
-    about = "about" if found.sample is not None and found.sample.usd is not None else "at most"
-    return f"{rows}: --dedupe would save {about} {dollars(saved)}"
+    is_sampled = found.sample is not None and found.sample.usd is not None
+    amount = f"about {dollars(saved)}" if is_sampled else f"at most {dollars_at_most(saved)}"
+    return f"{rows}: --dedupe would save {amount}"
 
 
 def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
@@ -173,7 +185,10 @@ def _sample_lines(found: Estimate, sample: Sample) -> Iterator[str]:
     tokens = _projection(sample.output_tokens, lambda n: count(float(n)))
     yield f"tokens   out: {tokens}, {of_all}{included}"
     if sample.usd is not None:
-        yield f"cost     {describe(sample.usd, dollars)}, {of_all}"
+        # Of a sample that was all rows nothing is projected.
+        is_known = sample.known == found.to_send
+        usd = dollars_at_least(sample.usd.expected) if is_known else describe(sample.usd, dollars)
+        yield f"cost     {usd}, {of_all}"
     yield f"left     {_left(sample)}"
     yield f"time     {_projection(sample.seconds, lambda s: duration(float(s)))}, {of_all}"
     if sample.seconds is not None:

@@ -29,6 +29,8 @@ class Sample:
     output_tokens: Point | Range | None
     """Of all rows to send; None when no row told."""
     usd: Point | Range | None
+    usd_of_longest: Decimal
+    """Of the sampled row with most input; of a range it is the longest of all, alone in its kind."""
     seconds: Point | Range | None
     calls_at_a_time: int
     rows_left: int

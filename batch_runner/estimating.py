@@ -123,7 +123,7 @@ def _before_calls(work: Work, survey: Survey) -> Estimate:
 
 
 def _with_overhead(
-    found: Estimate, survey: Survey, work: Work, measured: int | None, *, source: str
+    found: Estimate, survey: Survey, work: Work, measured: Decimal | None, *, source: str
 ) -> Estimate:
     """The estimate with each count corrected by what was measured."""
     if measured is None:
@@ -136,7 +136,7 @@ def _with_overhead(
         repeats=survey.ceiling(
             work.prices, overhead=measured, service_tier=tier, kinds=survey.repeats
         ),
-        overhead_tokens=measured,
+        overhead_tokens=round(measured),
         overhead_source=source,
     )
 
@@ -219,6 +219,8 @@ def _after_sample(
     sample = replace(sample, in_doubt=in_doubt(most, sample.usd, population=found.to_send))
     if isinstance(sample.usd, Range):
         per_row = sample.usd.divided(found.to_send)
+        if sample.known < found.to_send:  # the rows left: the longest is not among them
+            per_row = sample.usd.less(sample.usd_of_longest).divided(found.to_send - 1)
         expected = Expectation(
             fingerprint=fingerprint(work.job),
             sampled=sample.known,
@@ -274,6 +276,7 @@ def _projected(
         if outputs
         else None,
         usd=usd,
+        usd_of_longest=costs[-1] if costs else Decimal(0),
         seconds=not_below(
             project(seconds, population).divided(at_a_time), _least_seconds(work.job, found)
         )
@@ -293,7 +296,7 @@ def _least_seconds(job: JobSpec, found: Estimate) -> Decimal:
     return max(by_calls, by_tokens)
 
 
-def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> int | None:
+def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> Decimal | None:
     """Tokens that the endpoint counts beyond ours; None when it does not count."""
     wanted = work.requests()
     bodies = {request.row: request.body for request in wanted if request.row in counted}

@@ -101,6 +101,8 @@ class PriceMatch:
 
     def describe(self) -> str:
         """For people: what was matched, why, and the rates."""
+        if self.matched_by is MatchedBy.LOCAL:
+            return f"free, as it is {self.matched_by}"
         first = self.rates[0]
         words = [f"{self.source}, by {self.matched_by}"]
         words.append(
@@ -133,18 +135,21 @@ class PriceMatch:
         }
 
 
+LOCAL_PRICE = PriceMatch(
+    name=LOCAL_MODEL,
+    matched_by=MatchedBy.LOCAL,
+    source="batch-runner serve",
+    rates=_FREE,
+    model=LOCAL_MODEL,
+)
+
+
 def listed_price(
     name: str, base_url: str | None, service_tier: str | None, at: float | None
 ) -> PriceMatch | None:
     """The first entry of the built-in list that fits the name and sells both input and output."""
     if name == LOCAL_MODEL and base_url is not None and is_loopback_url(base_url):
-        return PriceMatch(
-            name=name,
-            matched_by=MatchedBy.LOCAL,
-            source="batch-runner serve",
-            rates=_FREE,
-            model=name,
-        )
+        return LOCAL_PRICE
     import genai_prices  # noqa: PLC0415 -- half a second of CPU, see the top of this module
 
     moment = _NEWEST if at is None else datetime.fromtimestamp(at, UTC)

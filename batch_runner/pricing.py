@@ -15,6 +15,8 @@ from batch_runner.frozen import frozen
 from batch_runner.job import PriceSpec
 from batch_runner.price_list import (
     EXACT,
+    LOCAL_MODEL,
+    LOCAL_PRICE,
     Doubt,
     MatchedBy,
     PriceMatch,
@@ -129,7 +131,7 @@ class PriceBook:
         )
 
     def input_cost(
-        self, *, model: str, input_tokens: int, service_tier: str | None, at: float | None
+        self, *, model: str, input_tokens: Decimal | int, service_tier: str | None, at: float | None
     ) -> Decimal | None:
         """Dollars of a call before its answer, nothing of it cached; None without a price."""
         match = self.resolve(model, service_tier=service_tier, at=at)
@@ -142,7 +144,7 @@ class PriceBook:
         self,
         *,
         model: str,
-        input_tokens: int,
+        input_tokens: Decimal | int,
         max_output_tokens: int | None,
         service_tier: str | None,
         at: float | None,
@@ -237,7 +239,7 @@ def _doubts_of(rates: Rates, usage: Usage, counts: _Counts) -> tuple[Doubt, ...]
     return tuple(doubts)
 
 
-def _step(rates: tuple[Rates, ...], input_tokens: int) -> Rates:
+def _step(rates: tuple[Rates, ...], input_tokens: Decimal | int) -> Rates:
     """The last of these whose threshold is passed; the first has none."""
     chosen = rates[0]
     for step in rates[1:]:
@@ -246,7 +248,7 @@ def _step(rates: tuple[Rates, ...], input_tokens: int) -> Rates:
     return chosen
 
 
-def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> Decimal:
+def _dearest(rates: Rates, input_tokens: Decimal | int, output_tokens: int) -> Decimal:
     intake = max(rates.input, rates.cached_input, rates.cache_write)
     total = EXACT.multiply(input_tokens, intake)
     total = EXACT.fma(output_tokens, max(rates.output, rates.reasoning), total)
@@ -285,6 +287,8 @@ def _overridden(name: str, price: PriceSpec) -> PriceMatch:
         output=price.output,
         reasoning=price.output,
     )
+    if name == LOCAL_MODEL and rates == LOCAL_PRICE.rates[0]:
+        return LOCAL_PRICE  # `--local` laid it over the job, which has no such price
     return PriceMatch(
         name=name,
         matched_by=MatchedBy.OVERRIDE,

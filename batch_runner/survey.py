@@ -112,17 +112,18 @@ class Survey:
         self,
         prices: PriceBook,
         *,
-        overhead: int = 0,
+        overhead: Decimal | int = 0,
         service_tier: str | None = None,
         kinds: Mapping[Kind, int] | None = None,
     ) -> Ceiling:
         """All requests (or `kinds` of them) priced one by one, with `overhead` tokens added to each."""
-        requests = tokens = 0
+        requests = 0
+        tokens: Decimal | int = 0
         out: int | None = 0
         usd: Decimal | None = Decimal(0)
         most: Decimal | None = Decimal(0) if self.is_bounded else None
         for kind, times in (self.kinds if kinds is None else kinds).items():
-            counted = max(kind.counted + overhead, 0)
+            counted = kind.counted + overhead  # below zero it may be: all together they are right
             cap = kind.max_output_tokens
             requests += times
             tokens += counted * times
@@ -133,7 +134,7 @@ class Survey:
             usd = _plus(usd, _times(before, times))
             bound = prices.ceiling(
                 model=kind.model,
-                input_tokens=counted,
+                input_tokens=max(counted, 0),
                 max_output_tokens=cap,
                 service_tier=service_tier,
                 at=None,
@@ -141,7 +142,7 @@ class Survey:
             most = _plus(most, _times(bound, times))
         return Ceiling(
             requests=requests,
-            input_tokens=tokens,
+            input_tokens=max(0, round(tokens)),
             output_tokens_at_most=out,
             input_usd=usd,
             usd_at_most=most,

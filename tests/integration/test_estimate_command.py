@@ -283,6 +283,48 @@ def test_the_rows_left_are_those_that_the_next_run_sends(job_in, server, main_cl
     assert "nothing is left to send" in main_cli("estimate", "job.toml").out
 
 
+def test_of_a_sample_that_is_all_rows_nothing_is_projected(job_in, server, main_cli):
+    """One row is long: counted and measured differ in it by more than in all others."""
+    job = job_in(28)
+    with (main_cli.folder / "in.csv").open("a") as file:
+        file.write(f"the last {'extraordinarily-long-winded ' * 110}\n")
+    found = estimate(load_job(job), sample=29)
+    server.settle()
+    took = server.ledger.totals.billed
+    assert found.ceiling.input_tokens == took.tokens.input
+    assert float(found.ceiling.input_usd) == pytest.approx(took.tokens.input * 1e-6)
+    assert found.sample.usd.expected == took.dollars
+    (main_cli.folder / "other.toml").write_text(job.read_text().replace("out.csv", "other.csv"))
+    told = main_cli("estimate", "other.toml", "--sample", "29", "--yes").out
+    [paid] = re.findall(r"kept as finished, for (\$\S+)\n", told)
+    assert f"\ncost     {paid}, for all 29\n" in told, "no other rounding, and not 'about'"
+
+
+def test_what_a_sample_remembers_of_the_others_leaves_out_the_longest(job_in, server, main_cli):
+    job = job_in(28)
+    with (main_cli.folder / "in.csv").open("a") as file:
+        file.write(f"the last {'word ' * 6000}\n")
+    sampled = estimate(load_job(job), sample=10)
+    later = estimate(load_job(job))
+    left = sampled.sample.usd_left.expected
+    assert float(later.usd_as_remembered.expected) == pytest.approx(float(left), rel=0.02)
+    assert left < sampled.sample.usd_of_longest
+
+
+def test_a_limit_that_lets_calls_wait_from_the_start_says_so(job_in, main_cli, monkeypatch):
+    monkeypatch.setattr("batch_runner.spending._PATIENCE_SECONDS", 0.02)
+    job_in(40, cap="max_output_tokens = 2000")
+    told = main_cli("estimate", "job.toml", "--sample", "10", "--yes").out
+    line = re.search(
+        r"--max-cost (\S+) is likely enough, but from the start calls may wait: "
+        r"of 20 at a time there is room for about (\d+) of the largest",
+        told,
+    )
+    [each] = re.findall(r"each call in flight sets \$(\S+) aside", told)
+    assert int(line[2]) == int(float(line[1]) / float(each)) < 4
+    assert "slows this run" in main_cli("run", "job.toml", "--max-cost", line[1]).err
+
+
 def test_what_was_measured_is_said_in_plain_words(job_in, main_cli):
     job_in(40)
     assumed = main_cli("estimate", "job.toml").out

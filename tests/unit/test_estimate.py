@@ -71,12 +71,13 @@ def test_a_range_whose_ends_read_the_same_is_told_as_one_amount():
 
 
 def test_what_is_carried_over_to_the_rest_of_a_population_is_what_its_sample_left():
-    amounts = [Decimal(n % 7 + n) for n in range(40)]
+    amounts = [*(Decimal(n % 7 + n) for n in range(39)), Decimal(4000)]
     total = project(amounts, 1_000, row_ceiling=50)
-    left = carried_over(total.divided(1_000), 960, sampled=40, population=1_000)
+    per_row = total.less(amounts[-1]).divided(999)
+    left = carried_over(per_row, 960, sampled=40, population=1_000)
     for end in ("low", "expected", "high"):
         assert float(getattr(left, end)) == pytest.approx(
-            float(getattr(total.less(sum(amounts)), end))
+            float(getattr(total.less(sum(amounts)), end)), rel=0.001
         )
 
 
@@ -108,8 +109,9 @@ def test_a_range_never_goes_below_what_the_sample_itself_took():
 
 def test_a_trend_along_the_strata_does_not_widen_the_range():
     trend = list(range(1000, 4000, 100))
-    shuffled = trend.copy()
+    shuffled = trend[:-1]
     Random(3).shuffle(shuffled)
+    shuffled.append(trend[-1])
     even, uneven = project(trend, 5000), project(shuffled, 5000)
     assert even.expected == pytest.approx(uneven.expected, rel=Decimal("0.01"))
     assert even.high - even.expected < (uneven.high - uneven.expected) / 5
@@ -123,7 +125,7 @@ def test_identical_rows_are_certain_but_for_rows_unlike_them():
 
 
 def test_wide_and_heavy_tailed_samples_are_told():
-    estimate = project([10] * 29 + [1000], 3000, row_ceiling=1000)
+    estimate = project([10] * 28 + [1000, 10], 3000, row_ceiling=1000)
     assert {Caution.WIDE, Caution.HEAVY_TAIL} <= set(estimate.cautions)
     assert describe(estimate, dollars).startswith("likely range $1290.00 to $")
 
@@ -149,11 +151,28 @@ def test_t_quantiles_agree_with_the_tables(freedom, tabulated):
     assert _t_quantile(freedom) == pytest.approx(tabulated, abs=0.0003)
 
 
-def test_overhead_is_the_typical_difference_and_ignores_odd_rows():
-    counted = [100, 200, 300, 400, 500]
-    assert overhead([113, 213, 313, 413, 9000], counted) == 13
-    assert overhead([90, 190, 290, 390, 490], counted) == -10
+def test_counts_with_the_overhead_of_all_rows_come_to_what_those_took():
+    """One row that differs by more than all others does so in the total, too."""
+    counted, took = [9, *[50] * 27, 758], [9, *[42] * 27, 1_400]
+    assert sum(counted) + 29 * overhead(took, counted) == pytest.approx(sum(took))
+    assert overhead([90, 190, 290, 390, 490], [100, 200, 300, 400, 500]) == -10
     assert overhead([], []) == 0
+
+
+@pytest.mark.parametrize("size", [10, 15, 28])
+def test_one_long_row_among_few_is_always_sampled_and_stands_for_itself(size):
+    """29 rows, one of which costs as much as fifteen others."""
+    draw = Random(5)
+    counted = [draw.randint(40, 60) for _ in range(28)]
+    counted.insert(11, 758)
+    held = []
+    for seed in range(100):
+        plan = sample_plan(counted, size, seed)
+        assert plan[-1] == 11
+        found = project([counted[row] for row in plan], 29, row_ceiling=1_000)
+        held.append(found.low <= sum(counted) <= found.high)
+        assert found.high < 1.1 * sum(counted), "it stands for no other"
+    assert sum(held) >= 85
 
 
 def outputs_of(shape, seed):

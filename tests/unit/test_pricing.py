@@ -302,3 +302,12 @@ def test_the_small_model_is_free_where_it_runs_on_this_machine(base_url, is_free
 def test_the_advice_for_a_misspelt_model_asks_for_the_one_that_was_meant():
     assert price_advice("gpt5-mini").startswith("did you mean 'gpt-5-mini'? else add [prices.")
     assert price_advice("my-own-model-7b").startswith("add [prices.")
+
+
+def test_the_small_model_is_free_by_itself_and_not_by_a_price_of_the_job():
+    """`--local` lays a price over the job, so that it is remembered: the job has none."""
+    laid = PriceSpec(input=Decimal(0), output=Decimal(0))
+    match = PriceBook({LOCAL_MODEL: laid}).resolve(LOCAL_MODEL, at=AT)
+    assert match.describe() == "free, as it is the small model that runs on this machine"
+    own = PriceSpec(input=Decimal(1), output=Decimal(2))
+    assert "own [prices]" in PriceBook({LOCAL_MODEL: own}).resolve(LOCAL_MODEL, at=AT).describe()
