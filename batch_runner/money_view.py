@@ -45,6 +45,7 @@ def cost_view(summary: "RunSummary", findings: "Findings") -> Mapping[str, Any]:
     ]
     return {
         "words": cost_in_words(bill),
+        "of": "Since --fresh" if summary.put_aside else "Of all runs",
         "lines": [(name, f"{calls:,}", amount) for name, calls, amount in lines],
         "unknown": [(name, f"{calls:,}", amount) for name, calls, amount in unknown],
         "calls": f"{bill.calls:,}",

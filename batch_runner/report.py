@@ -124,6 +124,8 @@ def _end(summary: RunSummary) -> Iterator[str]:
 
 _THIS_RUN = "this run  "
 _ALL_RUNS = "all runs  "
+_SINCE_FRESH = "since --fresh  "
+"""Of all runs, where what is put aside cost something, too: `costs` has the sum."""
 
 
 def _is_mixed(summary: RunSummary) -> bool:
@@ -165,10 +167,11 @@ def _pace(summary: RunSummary) -> str:
 
 def _money(summary: RunSummary) -> Iterator[str]:
     """Tokens and cost: once, or for this run and for all where they differ."""
-    bills = {"": summary.bill}
+    all_runs = _SINCE_FRESH if summary.put_aside else _ALL_RUNS
+    bills = {_SINCE_FRESH if summary.put_aside else "": summary.bill}
     if _is_mixed(summary):
         bills = {_THIS_RUN: summary.run_bill} if summary.run_bill.calls else {}
-        bills[_ALL_RUNS] = summary.bill
+        bills[all_runs] = summary.bill
     for title, describe in (("tokens   ", _tokens), ("cost     ", partial(_cost, summary.model))):
         words = {which: describe(bill) for which, bill in bills.items() if bill.calls}
         if describe is not _tokens and summary.bill.at_least is None:

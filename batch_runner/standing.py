@@ -32,6 +32,7 @@ def summary_of_plan(work: Work) -> RunSummary:
         rows=plan.rows,
         duplicates=plan.duplicates,
         sharing=plan.copies,
+        put_aside=len(RunDirectory(work.job.run_path).put_aside_by()),
         bad_records=plan.bad_count,
         bad_places=[record.place for record in plan.bad],
         bad_files=[file.reason for file in work.table.left_out],

@@ -77,6 +77,8 @@ class Status:
     now: float = 0.0
     bill: Bill = field(default_factory=Bill)
     """Of all runs, lost calls included."""
+    put_aside: int = 0
+    """Journals of before `--fresh`, whose calls are not on the bill."""
     journal_gone: str = ""
     """In words, what lacks its journal, what a run would do, and the ways out."""
     notes: tuple[str, ...] = ()
@@ -251,7 +253,8 @@ class Status:
         if bill.answered:
             yield f"  tokens   {tokens_in_words(bill.tokens)}"
         if bill.answered or bill.unknown_calls:
-            so_far = " so far" if self.holder is not None else ""
+            so_far = " since --fresh" if self.put_aside else ""
+            so_far += " so far" if self.holder is not None else ""
             unpriced = f", {many(bill.unpriced, 'call')} without a price" if bill.unpriced else ""
             yield f"  cost     {bound_words(bill)}{so_far}{unpriced}"
         for cause, calls in sorted(bill.unknown.items()):
@@ -295,6 +298,7 @@ class Status:
             "eta_seconds": None if eta is None else round(eta),
             "last_row_at": _utc(self.last_row_at),
             **{name: money[name] for name in _MONEY},
+            "journals_put_aside": self.put_aside,
             "output_is_current": not self.lacks_output,
             "input_changed": self.input_changed,
             "request_changed": bool(self.request_changed),
@@ -342,6 +346,7 @@ def read_status(
         last_row_at=gauge.finished[-1] if gauge.finished else None,
         now=now,
         bill=gauge.bill(is_running=holder is not None),
+        put_aside=len(place.directory.put_aside_by()),
         journal_gone="" if job is None or holder is not None else journal_gone(job, gauge.index),
         notes=() if outset is None else notes_of(output_of(place.path), since=outset.run_id),
         output_written_at=_output_written_at(place),

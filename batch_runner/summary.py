@@ -45,6 +45,8 @@ class RunSummary:
     """By error code: a row that ended so, and its message, free of secrets."""
     bill: Bill = field(default_factory=Bill)
     """Of all runs that wrote to this journal."""
+    put_aside: int = 0
+    """Journals of before `--fresh`, whose calls are not on the bill."""
     run_bill: Bill = field(default_factory=Bill)
     """Of this run alone."""
     price_source: str | None = None
@@ -112,6 +114,7 @@ class RunSummary:
             "bad_files": self.bad_files,
             "csv_formula_cells": self.formula_cells,
             "damaged_journal_records": self.damaged_records,
+            "journals_put_aside": self.put_aside,
             "price_source": self.price_source,
             **self.bill.to_json(),
             "this_run": self.run_bill.to_json(),

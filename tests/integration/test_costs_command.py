@@ -107,6 +107,28 @@ def test_a_journal_put_aside_by_fresh_was_paid_for_too(job_in, server, tmp_path)
     assert report.total.results == 6
 
 
+def test_what_is_told_of_the_journal_says_that_it_began_with_fresh(job_in, main_cli):
+    """Else `costs`, which counts what was put aside, would contradict it."""
+    job_in()
+    page = ("report", "job.toml", "-o", "page.html")
+    for fresh, told in ((), False), (("--fresh",), True), (("--on-change", "rerun"), True):
+        path = main_cli.folder / "in.csv"
+        path.write_text(path.read_text() + f"more{len(fresh)},a\n")
+        ran = main_cli("run", "job.toml", *fresh)
+        assert ("since --fresh  $" in ran.err) == told
+        assert ("since --fresh  $" in main_cli("report", "job.toml").out) == told
+        assert (" since --fresh" in main_cli("status", "job.toml").out) == told
+        assert main_cli(*page).code == 0
+        html = (main_cli.folder / "page.html").read_text()
+        assert ("<th>Since --fresh</th>" in html) == told == ("<th>Of all runs</th>" not in html)
+        for where in (
+            (main_cli.folder / "job.csv.meta.json").read_text(),
+            main_cli("status", "job.toml", "--json").out,
+        ):
+            assert json.loads(where)["journals_put_aside"] == int(told)
+    assert "all runs" not in main_cli("report", "job.toml").out
+
+
 def test_failed_attempts_that_were_billed_are_in(job_in, server, main_cli):
     server.misbehave("empty", next=1)
     run(job_in())
