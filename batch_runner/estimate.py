@@ -167,14 +167,14 @@ def not_below(amount: Point | Range, least: Decimal) -> Point | Range:
     )
 
 
-def overhead(actual: Sequence[int], counted: Sequence[int]) -> Decimal:
+def overhead(actual: Sequence[int], counted: Sequence[int], *, population: int) -> Decimal:
     """Input tokens to add to each counted row, from rows that were really sent. 0 without rows.
 
-    The mean: a few rows may differ by more than all others (long ones, those with an image), and of
-    rows that are all of them it gives the total that they took.
+    Both in the order of the plan. Their mean, as rows stand for others: a few may differ by more than
+    all the rest (long ones, those with an image), and all rows give the total that they took.
     """
-    difference = sum(actual) - sum(counted)
-    return Decimal(difference) / len(counted) if counted else Decimal(0)
+    differences = [real - guess for real, guess in zip(actual, counted, strict=True)]
+    return project(differences, population).expected / population if differences else Decimal(0)
 
 
 def describe(estimate: Point | Range, show: Callable[[Decimal], str]) -> str:

@@ -209,7 +209,8 @@ def _after_sample(
         if (usage := result.final_usage) is not None and usage.input_tokens is not None
     ]
     if pairs:
-        measured = overhead([real for real, _ in pairs], [guess for _, guess in pairs])
+        actual, guessed = zip(*pairs, strict=True)
+        measured = overhead(actual, guessed, population=found.to_send)
         found = _with_overhead(found, survey, work, measured, source=MEASURED)
     bill = Bill()
     for result in results.values():
@@ -301,5 +302,8 @@ def _overhead_at_endpoint(work: Work, counted: Mapping[int, int]) -> Decimal | N
     wanted = work.requests()
     bodies = {request.row: request.body for request in wanted if request.row in counted}
     key = api_key(work.job)
-    actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, list(bodies.values()))
-    return None if actual is None else overhead(actual, [counted[row] for row in bodies])
+    ordered = [bodies[row] for row in counted]
+    actual = _outside_any_loop(anyio.run, count_at_endpoint, work.job, key, ordered)
+    if actual is None:
+        return None
+    return overhead(actual, [*counted.values()], population=work.plan.to_send)

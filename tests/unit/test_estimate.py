@@ -154,9 +154,15 @@ def test_t_quantiles_agree_with_the_tables(freedom, tabulated):
 def test_counts_with_the_overhead_of_all_rows_come_to_what_those_took():
     """One row that differs by more than all others does so in the total, too."""
     counted, took = [9, *[50] * 27, 758], [9, *[42] * 27, 1_400]
-    assert sum(counted) + 29 * overhead(took, counted) == pytest.approx(sum(took))
-    assert overhead([90, 190, 290, 390, 490], [100, 200, 300, 400, 500]) == -10
-    assert overhead([], []) == 0
+    assert sum(counted) + 29 * overhead(took, counted, population=29) == pytest.approx(sum(took))
+    assert overhead([90, 190, 290, 390, 490], [100, 200, 300, 400, 500], population=60) == -10
+    assert overhead([], [], population=29) == 0
+
+
+def test_the_longest_row_of_a_sample_adds_its_difference_once():
+    counted, took = [*[50] * 9, 758], [*[42] * 9, 1_400]
+    of_all = overhead(took, counted, population=29)
+    assert 28 * 50 + 758 + 29 * of_all == pytest.approx(28 * 42 + 1_400)
 
 
 @pytest.mark.parametrize("size", [10, 15, 28])
