@@ -77,8 +77,7 @@ class Status:
     now: float = 0.0
     bill: Bill = field(default_factory=Bill)
     """Of all runs, lost calls included."""
-    put_aside: int = 0
-    """Journals of before `--fresh`, whose calls are not on the bill."""
+    put_aside: int = 0  # journals of before `--fresh`, whose calls are not on the bill
     journal_gone: str = ""
     """In words, what lacks its journal, what a run would do, and the ways out."""
     notes: tuple[str, ...] = ()
@@ -253,8 +252,7 @@ class Status:
         if bill.answered:
             yield f"  tokens   {tokens_in_words(bill.tokens)}"
         if bill.answered or bill.unknown_calls:
-            so_far = " since --fresh" if self.put_aside else ""
-            so_far += " so far" if self.holder is not None else ""
+            so_far = " since --fresh" * bool(self.put_aside) + " so far" * bool(self.holder)
             unpriced = f", {many(bill.unpriced, 'call')} without a price" if bill.unpriced else ""
             yield f"  cost     {bound_words(bill)}{so_far}{unpriced}"
         for cause, calls in sorted(bill.unknown.items()):
