@@ -148,7 +148,7 @@ def _ending(
     if judge is not None:
         judged = judge(ending_of(told))
         status, code, message, text = judged.status, judged.code, judged.message, judged.text
-    if entry.file < work.earlier_segments and status is not RowStatus.FAILED:
+    if entry.file < work.replay.earlier_segments and status is not RowStatus.FAILED:
         exported.reused += 1
     if plan.is_copy(row.index):
         told = stored.of_a_copy(told)

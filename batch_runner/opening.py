@@ -119,7 +119,6 @@ def open_work(
             before=before,
             damage=_damage_seen(found, directory, is_whole=shortcut is None and not fresh),
             damaged_before=() if fresh or outset is None else outset.damaged,
-            earlier_segments=len(found.index.files),
             shortcut=shortcut,
             plan_made_of=made_of,
             run_id=_new_run_id(started_at),

@@ -78,12 +78,12 @@ def billed(told: Told) -> tuple[Billed, ...]:
     return tuple(found)
 
 
-def with_other_calls(told: Told, others: Iterable[Told], lost: Mapping[str, int] | None) -> Told:
+def with_other_calls(told: Told, others: Iterable[Told], lost: Counter[str]) -> Told:
     """As the row shows it whose request was sent in other runs, too; `lost` calls are told of nowhere.
 
     The last attempt is still that of `told`: tokens and latency are its own.
     """
-    attempts, billed, unknown = told["attempts"], [*told.get("billed", ())], Counter(lost or {})
+    attempts, billed, unknown = told["attempts"], [*told.get("billed", ())], +lost
     attempts += unknown.total()
     unknown.update(told.get("unknown", {}))
     for other in others:

@@ -64,8 +64,6 @@ class Work:
     """Places of the journal that cannot be read, those at its end that are gone among them."""
     damaged_before: Sequence[list[Any]]
     """Those that the last run has met: see `places_of`."""
-    earlier_segments: int
-    """Segments of the index that earlier runs wrote."""
     shortcut: Shortcut | None
     """The one that was taken."""
     plan_made_of: str | None

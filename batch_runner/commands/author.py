@@ -8,7 +8,7 @@ from batch_runner.errors import JobError, UsageError
 from batch_runner.invocation import Invocation, is_same_place, last_invocation
 from batch_runner.job import Given, JobSpec
 from batch_runner.journal import Manifest, RunDirectory, read_manifest
-from batch_runner.run_place import SUFFIX, is_table, output_of, run_folder
+from batch_runner.run_place import SUFFIX, is_of_frame, is_table, output_of, run_folder
 
 
 READERS = ("status", "export", "reparse", "convert", "report", "costs", "verify")
@@ -106,6 +106,11 @@ class Author:
                 output = output.with_name(output.name + "".join(wrote.suffixes))
                 new = output.with_name(output.name + SUFFIX)
                 back = f"name the folder after an output ({_mv(self.folder, new)}), and "
+        elif is_of_frame(self.invocation):
+            home, now = wrote.parent, output.parent
+            if home.parent.is_dir() and not home.exists():
+                return f"put the folder back: {_mv(now, home)}"
+            return f"make the same call of run_frame with run_dir={str(now)!r}"
         named = "JOB" if command == "convert" else f"JOB -o {shlex.quote(str(output))}"
         return f"{back}name a job for it: batch-runner {command} {named}"
 

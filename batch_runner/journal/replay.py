@@ -97,6 +97,8 @@ class Replay:
         """By key: background responses that may still be asked for; also among `unknown`."""
         self.runs: tuple[PastRun, ...] = ()
         """Oldest first."""
+        self.earlier_segments = 0
+        """Segments of the index that were there when the journal was read."""
         self._directory = directory
         self._disk = disk
         self._run_ids: dict[int, str | None] = {}
@@ -134,19 +136,24 @@ class Replay:
         told = self.told(entry, with_reply=with_reply)
         if told is None or not (self.index.has_superseded or self._lost):  # as in most jobs
             return told
-        others = [self.told(e, with_reply=False) for e in self.index.superseded(entry.number)]
-        lost = self._lost.get(self.index.key(entry.number))
-        return stored.with_other_calls(told, filter(None, others), lost) if others or lost else told
+        key, superseded = self.index.key(entry.number), [*self.index.superseded(entry.number)]
+        if not superseded and key not in self._lost:
+            return told
+        others = filter(None, (self.told(one, with_reply=False) for one in superseded))
+        lost = Counter(self._lost.get(key))
+        if any(one.file >= self.earlier_segments for one in (entry, *superseded)):
+            # A result of this run has told of the response that it asked for again.
+            waited = self.pending.get(key)
+            lost[UnknownBilling.CRASH] -= waited.attempts_untold if waited is not None else 0
+        return stored.with_other_calls(told, others, lost)
 
     @cached_property
     def _lost(self) -> Mapping[bytes, Counter[str]]:
-        """By key: calls of unknown billing that no result tells of."""
+        """By key: calls of unknown billing that no result told of when the journal was read."""
         found: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
         for intent in self.unknown:
             cause = UnknownBilling.DAMAGED if intent.has_ended else UnknownBilling.CRASH
             found[intent.key][cause] += 1
-        for key, pending in self.pending.items():  # by now its result may have told of the last one
-            found[key][UnknownBilling.CRASH] -= pending.attempts_untold
         return found
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:
@@ -238,6 +245,7 @@ def replay(
         for writer, intent in calls
     )
     found.pending = flights.pending()
+    found.earlier_segments = len(found.index.files)
     found.runs += tuple(
         _past_run(header, writer in flights.ended) for writer, header in writers.items()
     )

@@ -61,9 +61,9 @@ def frame():
 def ask(tmp_path, fault_server):
     """`run_frame` against the fault server, in one and the same run directory."""
 
-    def ask(frame, prompt="Sum: {{ body }}", **more):
+    def ask(frame, prompt="Sum: {{ body }}", run_dir="frame.run", **more):
         return br.run_frame(
-            frame, prompt=prompt, model="m1", run_dir=tmp_path / "frame.run",
+            frame, prompt=prompt, model="m1", run_dir=tmp_path / run_dir,
             base_url=fault_server.url, **more,
         )  # fmt: skip
 
@@ -406,6 +406,24 @@ def test_a_frame_with_empty_cells_is_mended_in_python_and_not_in_a_file_of_ours(
         assert "-> make the same call of run_frame again\n" in told, "3 rows are still to be sent"
         assert "frame.jsonl" not in told
         assert "batch-runner run " not in told
+
+
+def test_the_folder_of_a_frame_that_was_moved_is_put_back_or_named_in_the_call(
+    frame, ask, main_cli, fault_server, tmp_path
+):
+    home, moved = tmp_path / "frame.run", tmp_path / "moved.run"
+    ask(frame)
+    home.rename(moved)
+    told = main_cli("report", "moved.run")
+    assert told.code == 2
+    assert told.err.endswith("hint: put the folder back: mv moved.run frame.run\n")
+    home.mkdir()
+    told = main_cli("status", "moved.run")
+    assert told.err.endswith("hint: make the same call of run_frame with run_dir='moved.run'\n")
+    asked = calls(fault_server)
+    ask(frame, run_dir="moved.run")
+    assert calls(fault_server) == asked
+    assert main_cli("status", "moved.run").code == 0
 
 
 def test_a_run_with_overrides_is_known_by_its_output(job_path, main_cli, fault_server):
