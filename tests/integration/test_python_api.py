@@ -418,12 +418,13 @@ def test_the_folder_of_a_frame_that_was_moved_is_put_back_or_named_in_the_call(
     assert told.code == 2
     assert told.err.endswith("hint: put the folder back: mv moved.run frame.run\n")
     home.mkdir()
-    told = main_cli("status", "moved.run")
+    told = main_cli("report", "moved.run")
     assert told.err.endswith("hint: make the same call of run_frame with run_dir='moved.run'\n")
     asked = calls(fault_server)
     ask(frame, run_dir="moved.run")
     assert calls(fault_server) == asked
-    assert main_cli("status", "moved.run").code == 0
+    assert main_cli("report", "moved.run").code == 0
+    assert "since" not in main_cli("status", "moved.run").out
 
 
 def test_a_run_with_overrides_is_known_by_its_output(job_path, main_cli, fault_server):
