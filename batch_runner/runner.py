@@ -101,7 +101,8 @@ def _prepared(job: JobSpec, options: RunOptions) -> Iterator[tuple[Work, Dispatc
         if not work.plan.to_send:
             if options.fresh:
                 work.warnings.append("--fresh has no row to send: the journal stays as it is")
-            if options.dedupe is not None or work.kept is not None or work.new_damage:
+            said = options.dedupe is not None or work.kept is not None
+            if said or work.new_damage or work.was_moved:
                 remember_job(work)
             if not options.fresh:
                 leave_plan(work)

@@ -129,6 +129,13 @@ class Work:
         return unmet(self.damage, self.damaged_before)
 
     @property
+    def was_moved(self) -> bool:
+        """The last run wrote its output to another place: the run folder was moved since, or copied."""
+        before = {} if self.before is None else self.before.job
+        here = str(self.job.output_path)
+        return bool(before.get("output", here) != here)
+
+    @property
     def same_prompt(self) -> bool:
         """Prompt and parameters are those of the last run."""
         return self.before is not None and self.before.fingerprint == fingerprint(self.job)
