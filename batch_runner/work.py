@@ -132,8 +132,8 @@ class Work:
     def was_moved(self) -> bool:
         """The last run wrote its output to another place: the run folder was moved since, or copied."""
         before = {} if self.before is None else self.before.job
-        here = str(self.job.output_path)
-        return bool(before.get("output", here) != here)
+        now = str(self.job.output_path)
+        return bool(before.get("output", now) != now)
 
     @property
     def same_prompt(self) -> bool:
