@@ -152,7 +152,8 @@ def _asked_in_vain(tally: Tally, work: Work) -> str:
         return ""
     [(code, _)], failed = commonest(codes, 1), codes.total()
     keep, they = ("keeps", "it") if failed == 1 else ("keep", "they")
-    example = tally.examples.told.get(code, "")
+    is_told = codes[code] == tally.codes[code]  # else it may be of a row that has no answer to keep
+    example = tally.examples.told.get(code, "") if is_told else ""
     return (
         f"{many(failed, 'row')} asked again in vain {keep} the answer {they} had: "
         f"{', '.join(f'{n:,} {name}' for name, n in commonest(codes))}{f'; {example}' * bool(example)}"

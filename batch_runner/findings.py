@@ -264,8 +264,10 @@ def gather(work: Work, runs: Sequence[PastRun] | None = None) -> Findings:
         # An ending that a later one has replaced differs from what the index says, or is followed
         # by the one that takes its place in every list.
         entry = index.find(result.key)
-        is_row = entry is not None and shown[entry.number] == 1
-        stands = entry is not None and (entry.status, entry.code) == (result.status, result.code)
+        if entry is None:
+            continue  # it ended while this is being told
+        is_row = shown[entry.number] == 1
+        stands = (entry.status, entry.code) == (result.status, result.code)
         findings.add(result, counts=is_row and stands)
         findings.left_over += not is_row
     for intent in work.replay.unknown:

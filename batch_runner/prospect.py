@@ -35,7 +35,7 @@ class Prospect:
     failed: int = 0
     """Failed before, and left alone."""
     never: int = 0
-    """Never asked, and left alone: `retry` is for rows that ended."""
+    """Never asked in these words, and left alone: `retry` is for rows that ended."""
     copies: int = 0
     """Take the answer of an equal row."""
     duplicates: int = 0
@@ -79,7 +79,7 @@ class Prospect:
             why = "not named by --only" if self.is_retry else "batch-runner retry sends them"
             yield f"{self.failed:,} failed before ({why})"
         if self.never:
-            yield f"{self.never:,} never asked (batch-runner run sends them)"
+            yield f"{self.never:,} not asked yet as they are now (batch-runner run sends them)"
         if self.later:
             yield f"{self.later:,} left for later"
 

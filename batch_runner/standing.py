@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from batch_runner.asked import first_without
 from batch_runner.bill import source_of
-from batch_runner.changes import journal_gone, other_model
-from batch_runner.errors import GO_ON
+from batch_runner.changes import other_model
+from batch_runner.errors import GO_ON, ChangedRowsError
 from batch_runner.findings import Findings
+from batch_runner.guard import check_paid_rows
 from batch_runner.invocation import meant_by
 from batch_runner.journal import RunDirectory, is_locked
 from batch_runner.meta import limits_told, read_meta
@@ -59,8 +60,8 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     )
     summary.count(endings_of(work.plan, work.replay.index))
     summary.examples = first_without(work)
-    gone = journal_gone(work.job, work.replay.index)
-    summary.warnings[:0] = filter(None, (gone, other_model(work)))
+    refusal, note = _would_refuse(work), other_model(work)
+    summary.warnings[:0] = filter(None, (refusal, "" if note in refusal else note))
     if left := findings.left_over:
         results = (
             "1 result is of a prompt or row"
@@ -80,6 +81,15 @@ def standing(work: Work, findings: Findings) -> RunSummary:
     add_limits_of_before(summary, work)
     _add_what_the_run_told(summary, work)
     return summary
+
+
+def _would_refuse(work: Work) -> str:
+    """Rows that are shown as pending may have answers, to another prompt or text."""
+    try:
+        check_paid_rows(work, work.plan)
+    except ChangedRowsError as error:
+        return f"a run would refuse to start: {error}; {error.hint}"
+    return ""
 
 
 def add_limits_of_before(summary: RunSummary, work: Work) -> None:

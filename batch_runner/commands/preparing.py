@@ -18,17 +18,19 @@ def init(arguments: argparse.Namespace) -> int:
     from batch_runner.remedy import command
     from batch_runner.starter import redirected_to, starter_job
 
-    source = Path(arguments.file)
-    target = Path(arguments.output) if arguments.output else redirected_to(sys.stdout)
+    source, is_printed = Path(arguments.file), arguments.output is None
+    there = redirected_to(sys.stdout) if is_printed and not arguments.json else None
+    target = there if is_printed else Path(arguments.output)
     text = starter_job(source, folder=target.parent if target else None)
-    if arguments.output is None:
+    if target is not None and not is_printed:
+        _write_job(target, text, source=source, may_replace=arguments.yes)
+        log.info("wrote %s; next: %s", target, command("check", shlex.quote(str(target))))
+    elif not arguments.json:
         print(text, end="")
-        if target is not None:
-            log.info("next: %s", command("check", shlex.quote(_as_typed(target))))
-        return ExitCode.DONE
-    target = Path(arguments.output)
-    _write_job(target, text, source=source, may_replace=arguments.yes)
-    log.info("wrote %s; next: %s", target, command("check", shlex.quote(str(target))))
+    if there is not None:
+        log.info("next: %s", command("check", shlex.quote(_as_typed(there))))
+    if arguments.json:
+        print_json({"output": arguments.output, "job": text})
     return ExitCode.DONE
 
 

@@ -594,6 +594,14 @@ def test_a_cut_answer_stands_when_the_room_of_a_retry_is_refused(
     assert row == {**before, "llm_attempts": "2"}
 
 
+def test_a_row_that_kept_no_answer_is_no_example_of_those_that_did(ask, main_cli, fault_server):
+    fault_server.misbehave("incomplete", next=1)
+    ask(fault_server.url, ("one", "[[fault:400]] two"), settings={"limits.concurrency": "1"})
+    fault_server.misbehave("400")
+    again = main_cli(*RETRY).err
+    assert "1 row asked again in vain keeps the answer it had: 1 bad_request\n" in again
+
+
 def test_more_room_is_counted_from_the_cap_of_the_answer_that_stands(ask, main_cli, fault_server):
     settings = {"retry.on_incomplete": "retry", "request.max_output_tokens": 50}
     fault_server.misbehave("400")

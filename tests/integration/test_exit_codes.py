@@ -300,7 +300,7 @@ def test_limit_sends_so_many_and_the_output_marks_the_rest_as_pending(work):
 def test_retry_points_to_run_for_rows_that_were_never_asked(work):
     work("run", "-n", "1")
     assert work("retry") == 0
-    words = "0 to send, 1 reused, 3 never asked (batch-runner run sends them)"
+    words = "0 to send, 1 reused, 3 not asked yet as they are now (batch-runner run sends them)"
     assert words in work.ran.err
 
 

@@ -6,6 +6,10 @@ import shlex
 
 import pytest
 
+from batch_runner import load_job
+from batch_runner.findings import gather
+from batch_runner.opening import open_work
+
 
 FLAGS = ("-i", "in.csv", "-m", "m1", "-p", "Sum up: {{ body }}")
 
@@ -38,6 +42,24 @@ def test_the_report_can_be_written_before_after_and_again(folder, main_cli):
     assert "<script>" not in page
     assert (folder / "out.csv").read_bytes() == output, "-o is the report, not the output"
     assert not (folder / "report.html.run").exists()
+
+
+def test_answers_to_another_prompt_are_not_told_as_rows_to_send_without_a_word(folder, main_cli):
+    assert main_cli("run", "job.toml").code == 3
+    job = folder / "job.toml"
+    job.write_text(job.read_text().replace("Sum up", "Put briefly"))
+    told = main_cli("report", "job.toml").out
+    assert "9 of 9 finished rows would be sent and paid again" in told
+    assert "--on-change keep keeps their old answers" in told
+
+
+def test_rows_that_end_while_a_report_is_made_are_left_to_the_next_one(folder, main_cli):
+    assert main_cli("run", "job.toml", "-n", "2").code == 0
+    with open_work(load_job(folder / "job.toml")) as work:
+        assert main_cli("run", "job.toml").code == 3
+        findings = gather(work)
+    assert findings.left_over == 0
+    assert sum(course.rows for course in findings.courses) == 2
 
 
 def test_the_page_is_named_also_after_a_run_that_sent_nothing(folder, main_cli):

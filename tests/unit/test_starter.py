@@ -356,3 +356,13 @@ def test_init_never_writes_over_the_data_and_is_no_bug_where_it_cannot_write(
     assert ran.code == 2
     assert said in ran.err
     assert (tmp_path / "a.csv").read_text() == CSV
+
+
+def test_init_in_json_is_one_object(main_cli, tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\na,one\nb,two\n")
+    shown = json.loads(main_cli("init", "in.csv", "--json").out)
+    assert shown["output"] is None
+    assert shown["job"] == main_cli("init", "in.csv").out
+    written = json.loads(main_cli("init", "in.csv", "--json", "-o", "job.toml").out)
+    assert written["output"] == "job.toml"
+    assert written["job"] == (tmp_path / "job.toml").read_text()
