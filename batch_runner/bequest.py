@@ -50,7 +50,7 @@ def leave_all(work: Work, dispatch: Dispatch | None, results: Bill) -> None:
     if dispatch is not None and dispatch.has_queued:
         return  # only reading the journal tells what may still be asked for
     replay = work.replay
-    wrote = len(replay.index.files) > work.replay.earlier_segments
+    wrote = len(replay.index.files) > replay.earlier_segments
     runs = (*replay.runs, this_run(work)) if wrote else replay.runs
     known = Known(index=replay.index, unknown=replay.unknown, runs=runs)
     segments = len(replay.index.files)
@@ -67,8 +67,9 @@ def bill_of_results(work: Work, dispatch: Dispatch | None) -> Bill:
     if known is not None and known.at_prices == digest_of_prices(work.biller):
         bill.merge(known.bill)
         segments = known.segments
-    if unread := work.replay.index.files[segments : work.replay.earlier_segments]:
-        for result in work.replay.results(unread):
+    replay = work.replay
+    if unread := replay.index.files[segments : replay.earlier_segments]:
+        for result in replay.results(unread):
             work.biller.add(bill, result)
     if dispatch is not None:
         bill.merge(dispatch.tally.bill)

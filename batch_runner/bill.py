@@ -26,7 +26,7 @@ class Lost(Protocol):
     @property
     def max_output_tokens(self) -> int | None: ...
     @property
-    def has_ended(self) -> bool: ...
+    def cause(self) -> UnknownBilling: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class Bill:
         return self.unknown.total()
 
     @property
-    def told(self) -> tuple[int | None, int | None]:
+    def tokens_told(self) -> tuple[int | None, int | None]:
         """Tokens in and out; None where there were calls that may have taken some, and none told."""
         untold = self.unknown_calls + self.tokens.unreported
         if untold and self.answered == self.tokens.unreported:
@@ -153,7 +153,7 @@ class Bill:
 
     def to_json(self) -> dict[str, Any]:
         """Dollars as numbers, and once more as text, which is exact."""
-        tokens_in, tokens_out = self.told
+        tokens_in, tokens_out = self.tokens_told
         return {
             "calls_sent": self.calls,
             "calls_answered": self.answered,
@@ -244,8 +244,7 @@ class Biller:
 
     def bill_lost(self, intent: Lost, *, at: float | None) -> Bill:
         """The bill of a call that was in flight when its process died, or whose record is damaged."""
-        cause = UnknownBilling.DAMAGED if intent.has_ended else UnknownBilling.CRASH
-        bill = Bill(calls=1, unknown=Counter({cause: 1}))
+        bill = Bill(calls=1, unknown=Counter({intent.cause: 1}))
         ceiling = self.ceiling(intent.model, intent.request_bytes, intent.max_output_tokens, at=at)
         bill.bound(ceiling)
         return bill

@@ -177,8 +177,13 @@ def journal_gone(job: JobSpec, index: Index) -> str:
     try:
         check_journal_is_there(job, index, about_to=TO_PAY)
     except ChangedRowsError as error:
-        return f"a run would refuse to start: {error}; {error.hint}"
+        return refused(error)
     return ""
+
+
+def refused(error: ChangedRowsError) -> str:
+    """What those are told who only look."""
+    return f"a run would refuse to start: {error}; {error.hint}"
 
 
 def were_for_nothing(work: Work) -> bool:

@@ -69,7 +69,7 @@ def _keys(report: CostReport, group: Group) -> dict[str, str]:
 
 def _numbers(group: Group) -> dict[str, Any]:
     bill, tokens = group.bill, group.bill.tokens
-    tokens_in, tokens_out = bill.told
+    tokens_in, tokens_out = bill.tokens_told
     return {
         "results": group.results,
         "calls": bill.calls,
@@ -105,7 +105,7 @@ def _json(group: Group) -> dict[str, Any]:
 def _counts(group: Group) -> dict[str, str]:
     bill, tokens = group.bill, group.bill.tokens
     known = tokens.cached is not None and tokens.input
-    tokens_in, tokens_out = bill.told
+    tokens_in, tokens_out = bill.tokens_told
     cached = f"{100 * (tokens.cached or 0) / tokens.input:.0f}%" if known else ""
     return {
         "results": f"{group.results:,}",

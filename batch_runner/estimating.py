@@ -83,9 +83,8 @@ def estimate(
             found = _with_overhead(found, survey, work, measured, source="as the endpoint counts")
         if not sample or not rows:
             return found
-        api_key(
-            job
-        )  # whoever is asked whether it may cost something must not learn later that it cannot
+        # Whoever is asked whether it may cost something must not learn later that it cannot.
+        api_key(job)
         most = _most(work, rows)
     if confirm is not None and not confirm(found, most):
         return found

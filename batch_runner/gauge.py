@@ -30,7 +30,15 @@ from batch_runner.journal.record import (
     state_of,
 )
 from batch_runner.journal.scan import Line, Numbers, Segment, find_segments, read_lines
-from batch_runner.outset import Endings, Outset, endings_of, places_of, read_outset, unmet
+from batch_runner.outset import (
+    Endings,
+    Outset,
+    damage_met,
+    endings_of,
+    places_of,
+    read_outset,
+    unmet,
+)
 from batch_runner.records import ANSWERED, RowStatus
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import digest_of_prices, read_shortcut
@@ -115,8 +123,7 @@ class Gauge:
     @property
     def is_made_good(self) -> bool:
         """A run has met all damage since, and none of its rows is without a result."""
-        met = [] if self.outset is None else self.outset.damaged
-        return not (unmet(self._growth.damage, met) or self.waiting)
+        return not (unmet(self._growth.damage, damage_met(self.outset)) or self.waiting)
 
     @property
     def waiting(self) -> int:

@@ -78,8 +78,8 @@ def load_job(
 
     No `environment` means that of the process: as a default, `help()` would print its secrets.
     Without a path the flags alone must describe the job, or lie over `JobSpec.given` of one that
-    was described so before. `origin` says whose words the overrides are. Raises JobError, naming file, key and value, when anything is missing,
-    unknown or wrong.
+    was described so before. `origin` says whose words the overrides are. Raises JobError, naming
+    file, key and value, when anything is missing, unknown or wrong.
     """
     environment = os.environ if environment is None else environment
     if path is None:

@@ -82,7 +82,7 @@ def _untold_segments(work: Work) -> Collection[int]:
         untold.add(run.run_id)
     if not untold:
         return ()
-    return {file for file in range(work.replay.earlier_segments) if replay.run_id(file) in untold}
+    return {file for file in range(replay.earlier_segments) if replay.run_id(file) in untold}
 
 
 def _newly_without_request(work: Work, *, all_told: bool) -> int:

@@ -38,7 +38,7 @@ from batch_runner.journal import (
 from batch_runner.keeping import keep_changed_rows
 from batch_runner.losses import with_losses
 from batch_runner.output_place import check_output, locked_place
-from batch_runner.outset import read_outset
+from batch_runner.outset import damage_met, read_outset
 from batch_runner.plan import (
     Dedupe,
     Plan,
@@ -94,13 +94,11 @@ def open_work(
         if lock is not None:
             stack.enter_context(locked_place(job, policy=lock, on_wait=partial(_say_waiting, job)))
         before = _manifest_of_last_run(directory)
-        if dedupe is None:
-            dedupe = _dedupe_of(before)
+        dedupe = dedupe or _dedupe_of(before)
         if lock is not None and dedupe is Dedupe.ON:
             check_dedupe(job)
         found, shortcut = (Replay(directory), None) if fresh else recover(directory)
         stack.enter_context(found)
-        outset = read_outset(before)
         found_table, plan, made_of = _planned(
             job, table, builder, found.index, shortcut,
             new_columns=columns.columns, wanted=wanted, watch=watch, dedupe=dedupe,
@@ -118,7 +116,7 @@ def open_work(
             dedupe=dedupe,
             before=before,
             damage=_damage_seen(found, directory, is_whole=shortcut is None and not fresh),
-            damaged_before=() if fresh or outset is None else outset.damaged,
+            damaged_before=() if fresh else damage_met(read_outset(before)),
             shortcut=shortcut,
             plan_made_of=made_of,
             run_id=_new_run_id(started_at),

@@ -96,6 +96,11 @@ def places_of(damage: Iterable[Damage]) -> list[list[Any]]:
     ]
 
 
+def damage_met(outset: Outset | None) -> list[list[Any]]:
+    """Places of the damage that the last run has met; none without one."""
+    return [] if outset is None else outset.damaged
+
+
 def unmet(damage: Iterable[Damage], met: Collection[list[Any]]) -> int:
     """Damaged places that are not among those that a run has met."""
     return sum(place not in met for place in places_of(damage))

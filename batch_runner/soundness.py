@@ -8,7 +8,7 @@ from batch_runner.amounts import many
 from batch_runner.gauge import Gauge
 from batch_runner.journal import VerifyReport, is_locked, read_manifest, verify
 from batch_runner.losses import with_losses
-from batch_runner.outset import read_outset, unmet
+from batch_runner.outset import damage_met, read_outset, unmet
 from batch_runner.remedy import command
 from batch_runner.run_place import RunPlace
 from batch_runner.shortcut import forget_shortcut, read_shortcut
@@ -71,8 +71,7 @@ def soundness(place: RunPlace) -> Soundness:
     report = replace(found, damage=with_losses(found.damage, directory))
     if not report.is_sound and read_shortcut(directory) is not None:
         forget_shortcut(directory)  # what is believed hides the damage from the next run
-    outset = read_outset(read_manifest(directory.manifest))
-    met = [] if outset is None else outset.damaged
+    met = damage_met(read_outset(read_manifest(directory.manifest)))
     if report.is_sound and not met:
         return Soundness(report=report, was_met=True)
     gauge = Gauge(place)

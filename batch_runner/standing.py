@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from batch_runner.asked import first_without
 from batch_runner.bill import source_of
-from batch_runner.changes import other_model
+from batch_runner.changes import other_model, refused
 from batch_runner.errors import GO_ON, ChangedRowsError
 from batch_runner.findings import Findings
 from batch_runner.guard import check_paid_rows
@@ -88,7 +88,7 @@ def _would_refuse(work: Work) -> str:
     try:
         check_paid_rows(work, work.plan)
     except ChangedRowsError as error:
-        return f"a run would refuse to start: {error}; {error.hint}"
+        return refused(error)
     return ""
 
 

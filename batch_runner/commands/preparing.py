@@ -18,17 +18,19 @@ def init(arguments: argparse.Namespace) -> int:
     from batch_runner.remedy import command
     from batch_runner.starter import redirected_to, starter_job
 
-    source, is_printed = Path(arguments.file), arguments.output is None
-    there = redirected_to(sys.stdout) if is_printed and not arguments.json else None
-    target = there if is_printed else Path(arguments.output)
-    text = starter_job(source, folder=target.parent if target else None)
-    if target is not None and not is_printed:
+    source = Path(arguments.file)
+    if arguments.output is not None:
+        target = Path(arguments.output)
+        text = starter_job(source, folder=target.parent)
         _write_job(target, text, source=source, may_replace=arguments.yes)
         log.info("wrote %s; next: %s", target, command("check", shlex.quote(str(target))))
-    elif not arguments.json:
-        print(text, end="")
-    if there is not None:
-        log.info("next: %s", command("check", shlex.quote(_as_typed(there))))
+    else:
+        there = None if arguments.json else redirected_to(sys.stdout)
+        text = starter_job(source, folder=there.parent if there else None)
+        if not arguments.json:
+            print(text, end="")
+        if there is not None:
+            log.info("next: %s", command("check", shlex.quote(_as_typed(there))))
     if arguments.json:
         print_json({"output": arguments.output, "job": text})
     return ExitCode.DONE

@@ -98,8 +98,8 @@ class Index:
         """The key's results that do not count, in the order they were written; they were paid for."""
         others, places = self._others, self._other_places
         if self._by_number is None:
-            as_written = sorted(range(len(others)), key=places.__getitem__)
-            self._by_number = array("I", sorted(as_written, key=others.__getitem__))
+            positions = sorted(range(len(others)), key=lambda at: (others[at], places[at]))
+            self._by_number = array("I", positions)
         order = self._by_number
         at = bisect_left(order, number, key=others.__getitem__)
         while at < len(order) and others[position := order[at]] == number:

@@ -63,6 +63,11 @@ class Intent:
     has_ended: bool = field(default=False, compare=False)
     """Its run ended in order, so its result was written: the journal is damaged where that stood."""
 
+    @property
+    def cause(self) -> UnknownBilling:
+        """Why nobody knows what it cost, where no result tells of it."""
+        return UnknownBilling.DAMAGED if self.has_ended else UnknownBilling.CRASH
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:

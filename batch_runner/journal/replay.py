@@ -152,8 +152,7 @@ class Replay:
         """By key: calls of unknown billing that no result told of when the journal was read."""
         found: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
         for intent in self.unknown:
-            cause = UnknownBilling.DAMAGED if intent.has_ended else UnknownBilling.CRASH
-            found[intent.key][cause] += 1
+            found[intent.key][intent.cause] += 1
         return found
 
     def results(self, files: Collection[str] | None = None) -> Iterator[RowResult]:

@@ -106,31 +106,22 @@ def test_a_row_is_told_with_every_call_for_it(directory):
     killed.close(clean=False)
 
 
-def test_a_background_response_is_no_lost_call_once_its_row_is_told(directory):
-    killed = open_journal(directory, "killed")
-    killed.begin(intent(1))
-    wait_for_response(killed, 1, "resp_1")
-    with replay(directory) as found:
-        with open_journal(directory, "second", index=found.index) as journal:
-            journal.finish(answer(1))
-        told = result_of(found.told_of_all(found.find(key(1))))
-        assert (told.attempts, told.unknown) == (1, {})
-    killed.close(clean=False)
-
-
-def test_a_background_response_is_a_lost_call_until_its_row_is_told_again(directory):
+@pytest.mark.parametrize("failed_before", [0, 1])
+def test_a_background_response_is_a_lost_call_until_its_row_is_told(directory, failed_before):
     with open_journal(directory) as journal:
-        journal.finish(failure(1))
+        for _ in range(failed_before):
+            journal.finish(failure(1))
     killed = open_journal(directory, "killed")
     killed.begin(intent(1))
     wait_for_response(killed, 1, "resp_1")
     with replay(directory) as found:
-        told = result_of(found.told_of_all(found.find(key(1))))
-        assert (told.attempts, told.unknown) == (2, {UnknownBilling.CRASH: 1})
+        if failed_before:
+            told = result_of(found.told_of_all(found.find(key(1))))
+            assert (told.attempts, told.unknown) == (2, {UnknownBilling.CRASH: 1})
         with open_journal(directory, "second", index=found.index) as journal:
             journal.finish(answer(1))
         told = result_of(found.told_of_all(found.find(key(1))))
-        assert (told.attempts, told.unknown) == (2, {})
+        assert (told.attempts, told.unknown) == (1 + failed_before, {})
     killed.close(clean=False)
 
 
