@@ -771,3 +771,23 @@ def test_a_job_of_flags_writes_the_same_wherever_it_is_typed(main_cli, fault_ser
     assert "in/a.csv" in first
     assert run(place / "elsewhere", "../") == first
     assert calls(fault_server) == 2
+
+
+def test_a_key_that_comes_again_in_another_file_stops_the_job_whatever_is_skipped(
+    main_cli, fault_server, tmp_path
+):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("id,body\n1,one\n")
+    text = job_text(path="*.csv", key="id", url=fault_server.url, output="out.jsonl")
+    (tmp_path / "job.toml").write_text(text.replace("[prompt]", 'on_bad_row = "skip"\n[prompt]'))
+    ran = main_cli("run", "job.toml")
+    assert ran.code == 2
+    assert "'1' again" in ran.err
+    assert not fault_server.seen
+
+
+def test_a_cell_of_blanks_is_a_text(main_cli, fault_server, tmp_path):
+    (tmp_path / "in.csv").write_text('body\n   \n""\none\n')
+    (tmp_path / "job.toml").write_text(job_text(url=fault_server.url))
+    assert main_cli("run", "job.toml").code == 3
+    assert "1 missing_value" in main_cli("report", "job.toml").out

@@ -257,6 +257,16 @@ def test_the_columns_of_a_row_count_every_call_for_it_whichever_run_made_it(grou
     assert ground.output.read_bytes() == exported
 
 
+def test_a_call_that_was_turned_away_as_its_run_stopped_is_no_attempt_of_its_row(ground):
+    ground.rows(["one"])
+    ground.server.misbehave("404", next=1)
+    assert ground.run().exit_code is ExitCode.STOPPED
+    assert ground.run().bill.calls == 1
+    assert ground.server.ledger.totals.received == 2
+    with ground.output.open(newline="") as file:
+        assert [row["llm_attempts"] for row in csv.DictReader(file)] == ["1"]
+
+
 @pytest.fixture
 def cent_ground(ground):
     """Every call that is billed costs one cent: 100 output tokens at $100 a million."""

@@ -46,3 +46,9 @@ def test_the_value_of_a_setting_is_masked_where_a_name_in_it_is_that_of_a_secret
 )
 def test_what_only_looks_like_one_is_kept(setting):
     assert Invocation.read(str(Invocation(settings=(setting,)))).settings == (setting,)
+
+
+def test_a_table_that_is_typed_takes_the_place_of_a_flag_that_says_part_of_it():
+    before = Invocation(job="m.toml", flags={"base_url": "http://127.0.0.1:1/v1", "model": "m"})
+    typed = Invocation(settings=('endpoint={base_url="http://127.0.0.1:2/v1"}',))
+    assert before.under(typed).flags == {"model": "m"}
